@@ -1,0 +1,1 @@
+"""Tensors in, tensors out: surrogates, hypervolume, weak-to-strong, Fisher, sparsity, MM-MO."""

@@ -1,0 +1,1 @@
+"""Recipes in, scores out: sources, merge formulas, live models, benchmarks and the worker pool."""

@@ -1,0 +1,75 @@
+"""What a benchmark is and what a score is.
+
+A score is a measurement: a value with its standard error, the items behind it and their outcomes.
+Outcomes are kept per item in the benchmark's seeded order, so a score can grow without scoring any
+item twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from evaluators.models import LiveModel
+
+Split = Literal["search", "held_out"]
+Goal = Literal["maximize", "minimize"]
+Outcomes = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What the value means: its name, its goal, and its bounds where it has any."""
+
+    name: str
+    goal: Goal
+    bounds: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """A measurement of one model on one split of one benchmark.
+
+    Attributes:
+        value: in the metric's own units; finite.
+        standard_error: of `value`, in the same units; positive.
+        n: number of items scored.
+        outcomes: one number per item, in the seeded order, float32.
+        seconds: wall time of the scoring.
+    """
+
+    value: float
+    standard_error: float
+    n: int
+    outcomes: Outcomes
+    split: Split
+    seconds: float
+
+
+class Benchmark(Protocol):
+    """Scores a live model on items in a seeded order."""
+
+    @property
+    def metric(self) -> Metric:
+        """The metric of every score of this benchmark."""
+        ...
+
+    def size(self, split: Split) -> int:
+        """How many items the split holds (after `limit`)."""
+        ...
+
+    def fingerprint(self, split: Split) -> str:
+        """Hash of the split's items in their order; the preflight and the store compare it."""
+        ...
+
+    def outcomes(self, model: LiveModel, split: Split, items: slice) -> Outcomes:
+        """Score those items of the seeded order, one finite number each."""
+        ...
+
+    def summary(self, outcomes: Outcomes) -> tuple[float, float]:
+        """Value and standard error from outcomes of any number of items ≥ 1."""
+        ...

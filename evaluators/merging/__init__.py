@@ -1,0 +1,1 @@
+"""Merge operators: their table, their formulas, and the engine that applies them."""

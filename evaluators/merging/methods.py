@@ -1,0 +1,81 @@
+"""The table of merge operators: which parameters each has, their domains and search ranges.
+
+Nothing heavy is imported here: the configuration reads this table before torch is needed. The
+formulas themselves are in `evaluators.merging.formulas`. Names and defaults are mergekit's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Scope = Literal["expert", "merge"]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of an operator.
+
+    Attributes:
+        scope: "expert" if each expert has its own value, "merge" if the operator has one.
+        default: used when the user says nothing and nothing is searched.
+        domain: allowed closed interval of a number.
+        search: interval that a campaign searches when the user gives none; None = fixed at default.
+        choices: allowed values of a parameter that is no number.
+    """
+
+    name: str
+    scope: Scope
+    default: float | bool | str
+    domain: tuple[float, float] | None = None
+    search: tuple[float, float] | None = None
+    choices: tuple[bool | str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """One merge operator. `formula` is opened with `pkgutil.resolve_name`."""
+
+    formula: str
+    parameters: tuple[Parameter, ...]
+    pairwise: bool = False
+    """True if it merges exactly two models: base and one expert, or two experts."""
+
+    def parameter(self, name: str) -> Parameter | None:
+        """The parameter of that name, if the operator has it."""
+        return next((p for p in self.parameters if p.name == name), None)
+
+
+_INF = float("inf")
+_WEIGHT = Parameter("weight", "expert", 1.0, domain=(-_INF, _INF), search=(0.0, 1.5))
+_DENSITY = Parameter("density", "expert", 1.0, domain=(0.0, 1.0), search=(0.1, 1.0))
+_LAMBDA = Parameter("lambda", "merge", 1.0, domain=(-_INF, _INF))
+_RESCALE = Parameter(
+    "rescale", "merge", "l1", choices=("l1", "inverse_density", "none")
+)
+
+
+def _normalize(default: bool) -> Parameter:
+    return Parameter("normalize", "merge", default, choices=(True, False))
+
+
+_FORMULAS = "evaluators.merging.formulas:"
+
+METHODS: dict[str, Method] = {
+    "linear": Method(_FORMULAS + "linear", (_WEIGHT, _normalize(True))),
+    "task_arithmetic": Method(
+        _FORMULAS + "task_arithmetic", (_WEIGHT, _LAMBDA, _normalize(False))
+    ),
+    "ties": Method(_FORMULAS + "ties", (_WEIGHT, _DENSITY, _LAMBDA, _normalize(True))),
+    "dare_linear": Method(
+        _FORMULAS + "dare_linear", (_WEIGHT, _DENSITY, _LAMBDA, _normalize(False), _RESCALE)
+    ),
+    "dare_ties": Method(
+        _FORMULAS + "dare_ties", (_WEIGHT, _DENSITY, _LAMBDA, _normalize(False), _RESCALE)
+    ),
+    "slerp": Method(
+        _FORMULAS + "slerp",
+        (Parameter("t", "merge", 0.5, domain=(0.0, 1.0), search=(0.0, 1.0)),),
+        pairwise=True,
+    ),
+}
