@@ -27,7 +27,8 @@ class Observations:
         Yvar: `n x m` variances of the measurements; 0 where an objective is known exactly.
         pending: `p x d` points that are being evaluated.
         failed: `f x d` points whose evaluation failed; never to be proposed again.
-        reference: `m` reference point of the hypervolume, or None: inferred from `Y`.
+        reference: `m` reference point of the hypervolume; NaN entries, or None for all of it, are
+            inferred from `Y`.
         known: one entry per objective: its exact function, or None if it must be modelled.
         constraints: `(A, b)` with `A` `c x m`: a point is feasible where `A @ y >= b`; or None.
         anchors: `a x d` points worth evaluating first, best first.

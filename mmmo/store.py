@@ -118,6 +118,26 @@ class Store:
         """Find the campaign of that name, if there is one."""
         return next((row for row in self.campaigns() if row.name == name), None)
 
+    def get(self, name: str) -> CampaignRow:
+        """Read the campaign of that name.
+
+        Raises:
+            StoreError: there is no such campaign.
+        """
+        self._refuse_if_missing(name)
+        with self._database.reading() as connection:
+            return _campaign(self._row(connection, name))
+
+    def writer(self, name: str) -> str | None:
+        """Who writes the campaign now, as far as can be seen: `process 123 on host`, or None."""
+        self._refuse_if_missing(name)
+        with self._database.reading() as connection:
+            of_campaign = LEASES.c.campaign_id == self._row(connection, name).id
+            held = connection.execute(select(LEASES).where(of_campaign)).one_or_none()
+            if held is None or not _is_alive(held, self._database.now(connection)):
+                return None
+            return f"process {held.pid} on {held.host}"
+
     def campaigns(self) -> list[CampaignRow]:
         """All campaigns, oldest first."""
         if self._database.missing():
@@ -229,21 +249,21 @@ class Store:
             connection.execute(delete(LEASES).where(*_is_of(lease)))
 
 
-def _refuse_if_alive(name: str, held: Row[Any], now: float) -> None:
+def _is_alive(held: Row[Any], now: float) -> bool:
     """Judge a holder that we can see by being alive, another by having renewed in time."""
     alive = Holder(held.host, held.pid, held.machine, held.started).is_alive()
-    if alive is None:
-        alive = now < held.expires_at
-        rest = f"if that process is dead, wait {max(held.expires_at - now, 0):.0f} s and try again"
-    else:
-        rest = f"`mmmo stop {name}` stops it, `mmmo status {name}` shows it"
-    if alive:
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(held.since))
-        raise AlreadyRunning(
-            f"campaign {name!r} is already running: process {held.pid} on {held.host},"
-            f" since {since}",
-            hint=rest,
-        )
+    return now < held.expires_at if alive is None else alive
+
+
+def _refuse_if_alive(name: str, held: Row[Any], now: float) -> None:
+    if not _is_alive(held, now):
+        return
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(held.since))
+    raise AlreadyRunning(
+        f"campaign {name!r} is already running: process {held.pid} on {held.host}, since {since}",
+        hint=f"`mmmo stop {name}` stops it; a dead process on another machine loses it "
+        f"{TTL_S:.0f} s after its last sign of life",
+    )
 
 
 def _lock(connection: Connection, campaign: int) -> None:

@@ -1,0 +1,277 @@
+"""The only loop: propose, record, submit, collect, record.
+
+Intent is recorded before anything is dispatched, and every change of state is one committed event,
+so the process may die at any moment. What is open in the store is done again on the next start;
+what is completed is never done twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evaluators.pool import EvaluatorPool, open_pool
+from evaluators.worker import RETRIED, EvaluationJob, EvaluationResult
+from mmmo.config import CampaignConfig
+from mmmo.errors import Problems, UserError
+from mmmo.history import History
+from mmmo.interrupts import Interrupts
+from mmmo.leases import Lease
+from mmmo.preflight import Preflight, workbench
+from mmmo.records import Trial, answered, completed, proposed
+from mmmo.space import SearchSpace
+from mmmo.store import Store
+
+if TYPE_CHECKING:
+    from mmmo.optimizer import Optimizer
+
+Watcher = Callable[[History], None]
+"""Called after every change, to show progress."""
+
+_VERSIONED = ("mmmo", "torch", "transformers", "botorch", "gpytorch", "ax-platform", "numpy")
+"""Packages whose versions can change a campaign's numbers."""
+
+_POLL_S = 0.5
+"""How often the loop looks up from waiting, for Ctrl-C and stop requests."""
+
+
+@dataclass
+class Account:
+    """Where a session's time went, in seconds.
+
+    Attributes:
+        work_s: merging and scoring, summed over workers.
+        propose_s: asking the strategy.
+    """
+
+    workers: int
+    began: float
+    work_s: float = 0.0
+    propose_s: float = 0.0
+
+    def summary(self) -> dict[str, float]:
+        """Wall time, and the share of the workers' time that was neither merging nor scoring."""
+        wall = time.perf_counter() - self.began
+        return {
+            "wall_s": wall,
+            "work_s": self.work_s,
+            "propose_s": self.propose_s,
+            "workers": float(self.workers),
+            "overhead": 1.0 - self.work_s / (wall * self.workers),
+        }
+
+
+def create(store: Store, config: CampaignConfig) -> None:
+    """Record a new campaign, after a preflight.
+
+    Raises:
+        Problems: the preflight found mistakes; nothing was recorded.
+        UserError: a campaign of that name exists with another configuration.
+    """
+    if store.find(config.name) is not None:
+        _refuse_if_changed(store, config)
+        return
+    facts = Preflight(config).facts
+    versions = {package: version(package) for package in _VERSIONED}
+    store.create(config.name, config.text(), config.identity(), versions, facts.sources)
+    with store.acquire(config.name) as lease:
+        store.append(lease, None, "created", facts.document())
+
+
+def _refuse_if_changed(store: Store, config: CampaignConfig) -> None:
+    history = History(store, config.name)
+    if history.identity == config.identity():
+        return
+    then, now = (c.model_dump(mode="json") for c in (history.config, config))
+    changed = [key for key in now if then[key] != now[key] and key not in _MAY_CHANGE]
+    raise UserError(
+        f"campaign {config.name!r} exists with another {' and '.join(changed)}",
+        "choose another name, or put the file back as it was; budget and pool may change",
+    )
+
+
+_MAY_CHANGE = ("budget", "pool", "store")
+
+
+class Campaign:
+    """Runs one campaign until its budget is spent, or somebody stops it.
+
+    Args:
+        config: budget and pool of this session; everything else is as it was recorded.
+        runs: folder for logs.
+    """
+
+    def __init__(
+        self, store: Store, config: CampaignConfig, runs: Path, watch: Watcher = lambda _: None
+    ) -> None:
+        self._store, self._config, self._watch = store, config, watch
+        self._folder = runs / config.name
+        self._account = Account(config.pool.workers, time.perf_counter())
+        self._running: set[int] = set()
+        self._interrupts = Interrupts()
+
+    def run(self) -> History:
+        """Work until the budget is spent or the campaign is stopped; the history says which.
+
+        Raises:
+            AlreadyRunning: another process has the lease.
+            Problems: sources or items are no longer what they were.
+            KeyboardInterrupt: pressed a second time; running trials are abandoned and will be
+                done again on resume.
+        """
+        with ExitStack() as stack:
+            self._lease: Lease = stack.enter_context(self._store.acquire(self._config.name))
+            self._history = History(self._store, self._config.name)
+            self._verify_facts()
+            self._record(None, "started_session", self._session())
+            # Workers import and load while this process imports Ax: construct the pool first.
+            self._pool: EvaluatorPool = stack.enter_context(self._open_pool())
+            self._optimizer = self._open_optimizer()
+            stack.enter_context(self._interrupts)
+            self._loop()
+            if not self._history.open and self._spent():
+                self._record(None, "finished", self._account.summary())
+            else:
+                self._record(None, "paused", self._account.summary())
+        return self._history
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C ended the loop."""
+        return self._interrupts.count > 0
+
+    def _loop(self) -> None:
+        while True:
+            self._history.update()
+            if not (self._interrupts.count or self._history.stop_requested):
+                self._refill()
+            if not self._running:
+                return
+            for result in self._pool.collect(_POLL_S):
+                self._take(result)
+
+    def _refill(self) -> None:
+        """Keep every worker busy, first with what is open, then with new candidates."""
+        while self._pool.free > 0:
+            waiting = [t for t in self._history.open if t.number not in self._running]
+            if waiting:
+                if not self._dispatch(waiting):
+                    return
+            elif (q := self._wanted()) > 0:
+                self._propose(q)
+            else:
+                return
+
+    def _wanted(self) -> int:
+        """How many candidates to propose now."""
+        search = self._config.search
+        if self._spent() or (search.synchronous and self._running):
+            return 0
+        left = self._config.budget.trials - len(self._history.trials)
+        initial = search.initial - len(self._history.trials)
+        return min(left, initial if initial > 0 else search.batch)
+
+    def _spent(self) -> bool:
+        budget = self._config.budget
+        hours = self._history.active_seconds / 3600
+        return len(self._history.trials) >= budget.trials or (
+            budget.hours is not None and hours >= budget.hours
+        )
+
+    def _propose(self, q: int) -> None:
+        """Propose q candidates and record them together, so that a resumed campaign sees all."""
+        began = time.perf_counter()
+        candidates = self._optimizer.propose(self._history.trials, q)
+        self._account.propose_s += time.perf_counter() - began
+        first = len(self._history.trials)
+        self._store.append_many(
+            self._lease,
+            [
+                (first + i, "proposed", proposed(c.x, self._space.decode(c.x), c.diagnostics))
+                for i, c in enumerate(candidates)
+            ],
+        )
+        self._changed()
+
+    def _dispatch(self, waiting: list[Trial]) -> bool:
+        """Start the first waiting trial that no running one will answer; False if there is none."""
+        running = {self._history.trials[n].key for n in self._running}
+        trial = next((t for t in waiting if t.key not in running), None)
+        if trial is None:
+            return False
+        twin = next((t for t in self._history.completed if t.key == trial.key), None)
+        if twin is not None:
+            self._record(trial.number, "completed", answered(twin))
+            return True
+        self._record(trial.number, "started", {})
+        self._running.add(trial.number)
+        items = {name: slice(0, n["search"]) for name, n in self._history.facts.items.items()}
+        self._pool.submit(EvaluationJob(trial.number, trial.recipe, items, attempt=trial.attempts))
+        return True
+
+    def _take(self, result: EvaluationResult) -> None:
+        """Record a result; a failure of a kind that may pass is tried again."""
+        self._running.discard(result.trial)
+        if result.failure is None:
+            payload = completed(result)
+            self._account.work_s += sum(
+                s for part, s in result.timings.items() if part != "load_s"
+            )
+            self._record(result.trial, "completed", payload)
+            return
+        tried = self._history.trials[result.trial].failures
+        again = RETRIED[result.failure.kind] and tried < self._config.pool.retries
+        self._record(result.trial, "failed", {**asdict(result.failure), "final": not again})
+
+    def _record(self, trial: int | None, kind: str, payload: dict[str, Any]) -> None:
+        self._store.append(self._lease, trial, kind, payload)
+        self._changed()
+
+    def _changed(self) -> None:
+        self._history.update()
+        self._watch(self._history)
+
+    def _session(self) -> dict[str, Any]:
+        config = self._config
+        return {
+            "budget": config.budget.model_dump(mode="json"),
+            "pool": config.pool.model_dump(mode="json"),
+        }
+
+    def _verify_facts(self) -> None:
+        """The same weights and the same items as when the campaign was created."""
+        now = Preflight(self._config).facts
+        if not self._history.has_facts:  # killed between creation and its first event
+            self._record(None, "created", now.document())
+        elif changes := list(self._history.facts.changes(now)):
+            raise Problems(changes, "put them back, or begin a campaign of another name")
+
+    def _open_pool(self) -> EvaluatorPool:
+        pool = self._config.pool
+        return open_pool(
+            pool.executor,
+            workbench(self._config),
+            workers=pool.workers,
+            trial_timeout_s=pool.trial_timeout_s,
+            log_folder=self._folder / "logs",
+        )
+
+    def _open_optimizer(self) -> Optimizer:
+        from mmmo.optimizer import Optimizer
+
+        self._space = SearchSpace(self._config)
+        known = None
+        if any(o.measure == "delta_l1" for o in self._history.objectives):
+            from evaluators.merging.probe import DeltaProbe
+            from evaluators.sources import open_sources
+
+            merge = self._config.merge
+            sources = open_sources(*self._config.sources.refs())
+            probe = DeltaProbe(sources, merge.layer_groups, merge.filters, seed=self._config.seed)
+            known = self._space.known_delta_l1(probe)
+        return Optimizer(self._config, self._space, self._history.objectives, known)

@@ -1,0 +1,283 @@
+"""The verbs and their exit codes, nothing else. What a verb needs is imported inside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+
+from mmmo.errors import EXIT_DONE, EXIT_INTERRUPTED, MmmoError, UserError
+
+if TYPE_CHECKING:
+    from mmmo.config import CampaignConfig
+    from mmmo.history import History
+    from mmmo.store import Store
+
+DEFAULT_STORE = "sqlite:///runs/mmmo.db"
+RUNS = Path("runs")
+
+app = typer.Typer(
+    help="One YAML file → a campaign → the Pareto set of merged models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Name = Annotated[str, typer.Argument(help="The campaign's name.", metavar="NAME")]
+File = Annotated[Path, typer.Argument(help="The campaign file (YAML).", metavar="FILE")]
+StoreUrl = Annotated[
+    str | None,
+    typer.Option("--store", envvar="MMMO_STORE", help="Database URL.", show_envvar=True),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(metavar="FILE")] = Path("campaign.yaml"),
+) -> None:
+    """Write a commented example to start from."""
+    from mmmo.example import EXAMPLE
+
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(EXAMPLE)
+    except FileExistsError:
+        raise UserError(f"{file}: exists already; name another file") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be written: {error.strerror}") from None
+    print(f"wrote {file}; edit it, then: mmmo check {file}")
+
+
+@app.command()
+def check(file: File) -> None:
+    """Validate a campaign file and look at all it names, without running anything."""
+    from mmmo.config import load
+    from mmmo.preflight import Preflight
+
+    preflight = Preflight(load(file))
+    for note in preflight.notes:
+        print(note)
+    _warn(preflight.warnings)
+    print(f"{file}: {len(preflight.facts.objectives)} objectives, ready to launch")
+
+
+@app.command()
+def launch(file: File, store: StoreUrl = None) -> None:
+    """Run a campaign; an unfinished one of the same file is resumed."""
+    from mmmo.campaign import create
+    from mmmo.config import load
+
+    config = load(file)
+    opened = _store(store, config)
+    create(opened, config)
+    _run(opened, config)
+
+
+@app.command()
+def resume(
+    name: Name,
+    trials: Annotated[int | None, typer.Option(min=1, help="A new budget of trials.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Another number of workers.")] = None,
+    store: StoreUrl = None,
+) -> None:
+    """Carry on with a campaign that was stopped, interrupted or killed."""
+    from mmmo.history import History
+
+    opened = _store(store)
+    config = History(opened, name).config
+    _run(opened, _changed(config, trials, workers))
+
+
+@app.command()
+def stop(name: Name, store: StoreUrl = None) -> None:
+    """Ask a running campaign to finish what is running and stop."""
+    opened = _store(store)
+    if opened.writer(name) is None:
+        raise UserError(f"campaign {name!r} is not running")
+    opened.request(name, "stop_requested")
+    print(f"{name} will stop when its running trials are done")
+
+
+@app.command()
+def status(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None,
+    as_json: AsJson = False,
+    store: StoreUrl = None,
+) -> None:
+    """Show one campaign, or list all."""
+    from mmmo.history import History
+    from mmmo.views import status_document, status_lines
+
+    opened = _store(store)
+    names = [name] if name else [row.name for row in opened.campaigns()]
+    documents = [status_document(History(opened, n)) for n in names]
+    if as_json:
+        _print_json(documents[0] if name else documents)
+        return
+    for document in documents:
+        print("\n".join(status_lines(document)))
+    if not documents:
+        print("no campaigns yet; mmmo init writes an example")
+
+
+@app.command()
+def trials(name: Name, as_json: AsJson = False, store: StoreUrl = None) -> None:
+    """List the trials of a campaign."""
+    from mmmo.views import trial_table
+
+    history = _history(name, store)
+    chosen = sorted(history.trials.values(), key=lambda t: t.number)
+    if as_json:
+        _print_json([t.document(history.objectives) for t in chosen])
+    else:
+        print(trial_table(chosen, history))
+
+
+@app.command()
+def show(
+    name: Name,
+    number: Annotated[int, typer.Argument(metavar="TRIAL")],
+    as_json: AsJson = False,
+    store: StoreUrl = None,
+) -> None:
+    """Show one trial: recipe, scores, timings, failure."""
+    from mmmo.views import trial_lines
+
+    history = _history(name, store)
+    trial = history.trial(number)
+    if as_json:
+        _print_json(trial.document(history.objectives))
+    else:
+        print("\n".join(trial_lines(trial, history)))
+
+
+@app.command()
+def pareto(name: Name, as_json: AsJson = False, store: StoreUrl = None) -> None:
+    """Show the front: the trials that no other trial beats in every objective."""
+    from mmmo.views import pareto_document, trial_table
+
+    history = _history(name, store)
+    if as_json:
+        _print_json(pareto_document(history))
+        return
+    front = history.pareto.front
+    print(trial_table(front, history))
+    print(f"{len(front)} non-dominated; hypervolume {history.pareto.hypervolume():.6g}")
+
+
+@app.command()
+def export(
+    name: Name,
+    trial: Annotated[list[int] | None, typer.Option(help="This trial; may be repeated.")] = None,
+    knee: Annotated[bool, typer.Option("--knee", help="Only the front's knee.")] = False,
+    prefer: Annotated[
+        str | None, typer.Option(help="Only the best for weights: maths=0.7,code=0.3")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder [runs/NAME/exports].")] = None,
+    store: StoreUrl = None,
+) -> None:
+    """Write chosen models (default: the whole front), scored on held-out items, ready to publish."""
+    from mmmo.export import choose, export_trials
+
+    history = _history(name, store)
+    chosen = choose(history.pareto, history, trial or [], knee, prefer)
+    folder = out or RUNS / name / "exports"
+    for exported in export_trials(history, chosen, folder):
+        print(exported)
+
+
+@app.command()
+def report(
+    name: Name,
+    out: Annotated[Path | None, typer.Option(help="File [runs/NAME/report/index.html].")] = None,
+    store: StoreUrl = None,
+) -> None:
+    """Write one self-contained HTML file about a campaign."""
+    from mmmo.report import write_report
+
+    history = _history(name, store)
+    print(write_report(history, out or RUNS / name / "report" / "index.html"))
+
+
+def _store(url: str | None, config: CampaignConfig | None = None) -> Store:
+    """The store: of `--store` or `MMMO_STORE`, else of the file, else the default."""
+    from mmmo.store import Store
+
+    return Store(url or (config.store if config else DEFAULT_STORE))
+
+
+def _history(name: str, url: str | None) -> History:
+    from mmmo.history import History
+
+    return History(_store(url), name)
+
+
+def _changed(config: CampaignConfig, trials: int | None, workers: int | None) -> CampaignConfig:
+    budget, pool = config.budget, config.pool
+    if trials is not None:
+        budget = budget.model_copy(update={"trials": trials})
+    if workers is not None:
+        if pool.executor == "inline" and workers != 1:
+            raise UserError(f"--workers {workers}: the inline executor has one worker")
+        pool = pool.model_copy(update={"workers": workers})
+    return config.model_copy(update={"budget": budget, "pool": pool})
+
+
+def _run(store: Store, config: CampaignConfig) -> None:
+    from mmmo.campaign import Campaign
+    from mmmo.progress import ProgressDisplay
+    from mmmo.views import ending_lines
+
+    with ProgressDisplay() as display:
+        campaign = Campaign(store, config, RUNS, display)
+        try:
+            history = campaign.run()
+        except KeyboardInterrupt:
+            _interrupted(config.name, "running trials were abandoned")
+    print("\n".join(ending_lines(history)))
+    if campaign.interrupted:
+        _interrupted(config.name, "running trials were finished")
+
+
+def _interrupted(name: str, what: str) -> None:
+    print(f"interrupted; {what}, the state is safe: mmmo resume {name}", file=sys.stderr)
+    raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _print_json(document: Any) -> None:
+    print(json.dumps(document, indent=2, allow_nan=False))
+
+
+def _warn(warnings: list[str]) -> None:
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def main() -> None:
+    """Run a verb; turn every error that a user can cause into one line and an exit code."""
+    try:
+        code = app(standalone_mode=False)
+    except MmmoError as error:
+        code = _complain(error.lines(), error.hint, error.exit_code)
+    except click.ClickException as error:
+        code = _complain([error.format_message()], "see mmmo --help", 2)
+    except (KeyboardInterrupt, click.Abort):
+        code = _complain(["interrupted"], "", EXIT_INTERRUPTED)
+    except BrokenPipeError:  # `mmmo trials NAME | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_DONE
+    sys.exit(code if isinstance(code, int) else EXIT_DONE)
+
+
+def _complain(lines: list[str], hint: str, code: int) -> int:
+    *first, last = lines
+    for line in [*first, f"{last}; {hint}" if hint else last]:
+        print(f"mmmo: {line}", file=sys.stderr)
+    return code

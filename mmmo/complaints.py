@@ -1,0 +1,77 @@
+"""Turn pydantic's findings into lines that a user can act on."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+
+def complaints(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """One line per mistake: `path.to.key: what was found, what is allowed`."""
+    lines = [_line(dict(e), model) for e in error.errors(include_url=False)]
+    return list(dict.fromkeys(lines))
+
+
+def complaint(where: str, found: object, allowed: Iterable[str]) -> str:
+    """The line for a name that does not exist."""
+    allowed = list(allowed)
+    names = ", ".join(allowed) or "none"
+    return f"{where}: found {found!r}{nearest(str(found), allowed)}; allowed: {names}"
+
+
+def nearest(word: str, allowed: Iterable[str]) -> str:
+    """`; did you mean "x"?` if something is near, else nothing."""
+    close = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)
+    return f'; did you mean "{close[0]}"?' if close else ""
+
+
+def _line(error: dict[str, Any], model: type[BaseModel]) -> str:
+    loc = [str(part) for part in error["loc"] if str(part) not in _INTERNAL]
+    where = ".".join(part for part in loc if part != "parameters") or "file"
+    if error["type"] == "extra_forbidden":
+        allowed = _keys(model, loc[:-1])
+        did_you_mean = nearest(loc[-1], allowed)
+        return f"{where}: unknown key{did_you_mean}; allowed: {', '.join(allowed)}"
+    if error["type"] == "missing":
+        return f"{where}: missing; this key is required"
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    message = message[:1].lower() + message[1:]
+    if error["type"] == "value_error":
+        return f"{where}: {message}"
+    if error["type"] == "string_pattern_mismatch":
+        message = "letters, digits, '.', '_' and '-', beginning with a letter or digit"
+    return f"{where}: found {_shown(error['input'])}, allowed: {message}"
+
+
+_INTERNAL = frozenset({"[key]", "function-before[_setting()", "function-before[_constraint()]"})
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _keys(model: type[BaseModel], loc: list[str]) -> list[str]:
+    """The keys that are allowed at a place, found by walking the models along its path."""
+    from evaluators.merging.methods import METHODS
+
+    here: Any = model
+    for part in loc:
+        here = _step(here, part)
+    names = list(here.model_fields) if isinstance(here, type) else []
+    if "parameters" in names:  # operators' parameters stand directly under `merge`
+        operators = sorted({p.name for m in METHODS.values() for p in m.parameters})
+        names = [n for n in names if n != "parameters"] + operators
+    return names
+
+
+def _step(here: Any, part: str) -> Any:
+    """From a model to the model under one of its keys; from a dict or list type to its value."""
+    if isinstance(here, type) and issubclass(here, BaseModel):
+        here = here.model_fields[part].annotation if part in here.model_fields else None
+        return here
+    candidates = [a for a in get_args(here) if isinstance(a, type) and issubclass(a, BaseModel)]
+    return candidates[-1] if candidates else None

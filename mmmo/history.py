@@ -1,0 +1,149 @@
+"""A campaign as its events tell it: configuration, facts, trials, sessions, front.
+
+Everything that reads a campaign goes through here: the loop, the verbs, export and report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from mmmo.config import BudgetConfig, CampaignConfig, PoolConfig
+from mmmo.errors import StoreError
+from mmmo.pareto import ParetoSet
+from mmmo.preflight import Facts
+from mmmo.records import OPEN, Objective, Trial, feasible, fold
+from mmmo.store import Event, Store
+
+
+class History:
+    """Folds a campaign's events; `update` reads the new ones.
+
+    Attributes:
+        trials: number → trial.
+        finished: summary of the *finished* event, or None.
+        stop_requested: whether somebody asked to stop since the last session began.
+
+    Raises:
+        StoreError: there is no such campaign, or what is stored cannot be read.
+    """
+
+    def __init__(self, store: Store, name: str) -> None:
+        self.store, self.name = store, name
+        row = store.get(name)
+        self.created_at, self.identity = row.created_at, row.config_digest
+        self.trials: dict[int, Trial] = {}
+        self.finished: Mapping[str, Any] | None = None
+        self.stop_requested = False
+        self._facts: Facts | None = None
+        self._last_event = 0
+        self._sessions: list[list[float]] = []
+        try:
+            self.config = CampaignConfig.model_validate(yaml.safe_load(row.config))
+            self.update()
+        except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+            reason = str(error).splitlines()[0]
+            raise StoreError(
+                f"campaign {name!r}: what is stored cannot be read: {reason}",
+                "was it written by another version of mmmo?",
+            ) from error
+
+    def update(self) -> list[Event]:
+        """Read and fold what is new."""
+        events = self.store.events(self.name, after=self._last_event)
+        fold(events, self.trials)
+        for event in events:
+            self._last_event = event.id
+            self._note(event)
+        return events
+
+    @property
+    def facts(self) -> Facts:
+        """What the campaign is measured by.
+
+        Raises:
+            StoreError: it was never really started.
+        """
+        if self._facts is None:
+            raise StoreError(
+                f"campaign {self.name!r} never started", f"mmmo resume {self.name} starts it"
+            )
+        return self._facts
+
+    @property
+    def has_facts(self) -> bool:
+        """Whether the campaign got as far as its first event."""
+        return self._facts is not None
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """The resolved objectives."""
+        return self.facts.objectives
+
+    @property
+    def completed(self) -> list[Trial]:
+        """Completed trials, in the order of completion."""
+        done = [t for t in self.trials.values() if t.state == "completed"]
+        return sorted(done, key=lambda t: (t.at, t.number))
+
+    @property
+    def open(self) -> list[Trial]:
+        """Trials that still need a worker, by number."""
+        return sorted((t for t in self.trials.values() if t.state in OPEN), key=lambda t: t.number)
+
+    @property
+    def pareto(self) -> ParetoSet:
+        """The Pareto set of the completed trials that meet every constraint."""
+        done = [t for t in self.completed if feasible(t, self.objectives, self.config)]
+        return ParetoSet(tuple(done), self.objectives)
+
+    @property
+    def active_seconds(self) -> float:
+        """How long the campaign has run, over all its sessions."""
+        return sum(end - begin for begin, end in self._sessions)
+
+    @property
+    def state(self) -> str:
+        """`running`, `finished`, `stopped`, or `interrupted`: its process died."""
+        if self.store.writer(self.name) is not None:
+            return "running"
+        if self.finished is not None:
+            return "finished"
+        return "stopped" if self.stop_requested or not self._sessions else "interrupted"
+
+    def trial(self, number: int) -> Trial:
+        """One trial.
+
+        Raises:
+            StoreError: there is no such trial.
+        """
+        if number not in self.trials:
+            allowed = f"0 to {len(self.trials) - 1}" if self.trials else "none yet"
+            raise StoreError(f"campaign {self.name!r} has no trial {number}; trials: {allowed}")
+        return self.trials[number]
+
+    def _note(self, event: Event) -> None:
+        """What an event says about the campaign itself."""
+        if event.kind == "created":
+            self._facts = Facts.read(event.payload)
+        elif event.kind == "started_session":
+            self._sessions.append([event.at, event.at])
+            self.stop_requested, self.finished = False, None
+            self._reconfigure(event.payload)
+        elif event.kind == "stop_requested":
+            self.stop_requested = True
+        elif event.kind == "finished":
+            self.finished = event.payload
+        if self._sessions and event.kind not in ("stop_requested", "exported"):
+            self._sessions[-1][1] = event.at
+
+    def _reconfigure(self, payload: Mapping[str, Any]) -> None:
+        """Budget and pool may change from session to session; they decide no result."""
+        self.config = self.config.model_copy(
+            update={
+                "budget": BudgetConfig.model_validate(payload["budget"]),
+                "pool": PoolConfig.model_validate(payload["pool"]),
+            }
+        )

@@ -1,0 +1,179 @@
+"""Everything that can be found out before the first evaluation: `mmmo check`, and every launch.
+
+Sources open and fit each other, benchmarks load and keep their splits apart, memory and disk are
+estimated, and the objectives get their goals from the benchmarks' metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from evaluators.benchmarks.benchmark import Benchmark
+from evaluators.benchmarks.data import DataError
+from evaluators.benchmarks.table import open_benchmark
+from evaluators.worker import Workbench
+from mmmo.config import CampaignConfig, Constraint
+from mmmo.errors import Problems
+from mmmo.records import Objective
+from mmmo.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a campaign is measured by, fixed when it is created and checked when it is resumed.
+
+    Attributes:
+        sources: model → digest of its weights.
+        items: benchmark → split → number of items.
+        fingerprints: benchmark → split → hash of the items in their order.
+    """
+
+    objectives: tuple[Objective, ...]
+    sources: Mapping[str, str]
+    items: Mapping[str, Mapping[str, int]]
+    fingerprints: Mapping[str, Mapping[str, str]]
+
+    def document(self) -> dict[str, Any]:
+        """As the *created* event keeps it."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> Facts:
+        """From a *created* event."""
+        objectives = tuple(Objective(**o) for o in document["objectives"])
+        return cls(**{**document, "objectives": objectives})
+
+    def changes(self, now: Facts) -> Iterator[str]:
+        """What is no longer as it was, a line each."""
+        for name, digest in self.sources.items():
+            if now.sources.get(name) != digest:
+                yield f"sources.{name}: the weights changed since the campaign began"
+        for name, fingerprints in self.fingerprints.items():
+            if now.fingerprints.get(name) != fingerprints:
+                yield f"benchmarks.{name}: the items changed since the campaign began"
+
+
+class Preflight:
+    """Opens what a campaign needs and looks at it; nothing is run, nothing is written."""
+
+    def __init__(self, config: CampaignConfig) -> None:
+        self.config = config
+        self.errors: list[str] = []
+        self.warnings: list[str] = []
+        self.notes: list[str] = []
+        self._benchmarks = dict(self._open_benchmarks())
+        self._look_at_space()
+        self._sources = self._look_at_sources()
+        if not self.errors:
+            self._check_constraints()
+
+    @cached_property
+    def facts(self) -> Facts:
+        """What the campaign is measured by.
+
+        Raises:
+            Problems: something is wrong; one line each.
+        """
+        if self.errors:
+            raise Problems(self.errors)
+        return Facts(
+            objectives=self.objectives,
+            sources={name: c.digest for name, c in self._checkpoints().items()},
+            items={
+                name: {"search": b.size("search"), "held_out": b.size("held_out")}
+                for name, b in self._benchmarks.items()
+            },
+            fingerprints={
+                name: {s: b.fingerprint(s) for s in ("search", "held_out")}
+                for name, b in self._benchmarks.items()
+            },
+        )
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """Objectives with the goals that their metrics say."""
+        return tuple(self._objectives())
+
+    def _objectives(self) -> Iterator[Objective]:
+        for name, o in self.config.objectives.items():
+            if o.benchmark is None:
+                yield Objective(name, None, o.measure, str(o.measure), -1.0, o.reference)
+                continue
+            metric = self._benchmarks[o.benchmark].metric
+            sign = 1.0 if metric.goal == "maximize" else -1.0
+            yield Objective(name, o.benchmark, None, metric.name, sign, o.reference)
+
+    def _open_benchmarks(self) -> Iterator[tuple[str, Benchmark]]:
+        for name, config in self.config.benchmarks.items():
+            spec = config.spec()
+            try:
+                benchmark = open_benchmark(spec.kind, spec.options)
+            except DataError as error:
+                self.errors.append(f"benchmarks.{name}: {error}")
+                continue
+            search, held_out = benchmark.size("search"), benchmark.size("held_out")
+            self.notes.append(f"benchmark {name}: {search} search items, {held_out} held out")
+            yield name, benchmark
+
+    def _look_at_space(self) -> None:
+        space = SearchSpace(self.config)
+        self.notes.append(f"search space: {space.size} columns: {', '.join(space.columns)}")
+        if space.size == 0:
+            self.errors.append("merge: nothing to search; give a range or a choice")
+
+    def _look_at_sources(self) -> Any:
+        from evaluators.sources import SourceError, estimate, inspect_sources, open_sources
+
+        try:
+            sources = open_sources(*self.config.sources.refs())
+        except SourceError as error:
+            self.errors.append(f"sources: {error}")
+            return None
+        for finding in inspect_sources(sources):
+            kind = self.errors if finding.level == "error" else self.warnings
+            kind.append(f"sources.{finding.where}: {finding.message}")
+        needed = estimate(sources, self.config.pool.workers, self.config.merge.dtype)
+        self.notes.append(
+            f"memory: about {_size(needed.memory_bytes)} for {self.config.pool.workers} worker(s); "
+            f"disk: {_size(needed.disk_bytes_per_export)} per exported model"
+        )
+        return sources
+
+    def _checkpoints(self) -> Mapping[str, Any]:
+        return {"base": self._sources.base, **self._sources.experts}
+
+    def _check_constraints(self) -> None:
+        goals = {o.name: o for o in self.objectives}
+        for i, constraint in enumerate(self.config.constraints):
+            if not _demands(constraint, goals[constraint.objective]):
+                goal = goals[constraint.objective].goal
+                self.errors.append(
+                    f"constraints.{i}: found {str(constraint)!r}, but {constraint.objective} is "
+                    f"{goal}d; allowed: a bound on the side that the goal improves"
+                )
+
+
+def workbench(config: CampaignConfig) -> Workbench:
+    """What the workers of this campaign load."""
+    base, experts = config.sources.refs()
+    return Workbench(
+        base=base,
+        experts=experts,
+        benchmarks={name: b.spec() for name, b in config.benchmarks.items()},
+        device=config.pool.device,
+        threads=config.pool.threads,
+    )
+
+
+def _demands(constraint: Constraint, objective: Objective) -> bool:
+    return (constraint.sign == ">=") == (objective.sign > 0)
+
+
+def _size(n_bytes: int) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+        if n_bytes >= scale:
+            return f"{n_bytes / scale:.1f} {unit}"
+    return f"{n_bytes / 1e3:.0f} kB"

@@ -1,0 +1,347 @@
+"""The search space: the unit cube on one side, merge recipes on the other.
+
+A number takes one column of the cube, scaled linearly to its range; a choice takes one column per
+option, and the largest wins. Parameters of operators that are not chosen are inactive: `decode`
+ignores their columns and `snap` sets them to one half. Whatever `decode` returns is valid by
+construction: every number lies in its parameter's domain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+from evaluators.merging.methods import METHODS, Parameter
+from evaluators.recipe import WHOLE, MergeRecipe, Value
+from mmmo.config import CampaignConfig, Choice, Range, Setting
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+METHOD = "method"
+
+Block = tuple[int, int] | None
+Chooser = Callable[[str, str, Block, Parameter], float | bool | str | None]
+"""(owner, parameter, block, its specification) → the value of one searched cell, None = default."""
+
+
+class Probe(Protocol):
+    """What `known_delta_l1` needs of `evaluators.merging.probe.DeltaProbe`."""
+
+    def supports(self, method: str) -> bool: ...
+
+    def delta_l1(
+        self, method: str, values: Mapping[str, Tensor], options: Mapping[str, bool | str]
+    ) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One thing that is searched.
+
+    Attributes:
+        owner: an expert's name, or `WHOLE`.
+        block: (row, group) of the grid cell, or None where there is one value for all.
+        setting: what the user allowed.
+        methods: the operators under which this dimension is active.
+        start: its first column; a choice has one column per option.
+    """
+
+    owner: str
+    parameter: str
+    block: Block
+    setting: Range | Choice
+    methods: frozenset[str]
+    start: int
+
+    @property
+    def width(self) -> int:
+        """How many columns it takes."""
+        return len(self.setting.options) if isinstance(self.setting, Choice) else 1
+
+    def read(self, x: Sequence[float]) -> float | bool | str:
+        """The value that a point of the cube stands for."""
+        cells = x[self.start : self.start + self.width]
+        if isinstance(self.setting, Choice):
+            return self.setting.options[max(range(self.width), key=lambda i: cells[i])]
+        low, high = self.setting.low, self.setting.high
+        return min(high, max(low, low + cells[0] * (high - low)))
+
+    def write(self, value: float | bool | str) -> list[float]:
+        """The cells that `read` turns into this value."""
+        if isinstance(self.setting, Choice):
+            chosen = self.setting.options.index(value)
+            return [float(i == chosen) for i in range(self.width)]
+        low, high = self.setting.low, self.setting.high
+        return [(float(value) - low) / (high - low)]
+
+    def holds(self, value: float | bool | str) -> bool:
+        """Whether the user allowed this value."""
+        if isinstance(self.setting, Choice):
+            return value in self.setting.options
+        return not isinstance(value, str) and self.setting.low <= value <= self.setting.high
+
+
+class SearchSpace:
+    """Unit cube ↔ `MergeRecipe`."""
+
+    def __init__(self, config: CampaignConfig) -> None:
+        self._merge = config.merge
+        self._base, self._experts = config.sources.refs()
+        self._seed = config.seed
+        self.methods = tuple(config.merge.methods)
+        self.dimensions: tuple[Dimension, ...] = tuple(self._list_dimensions())
+        last = self.dimensions[-1] if self.dimensions else None
+        self.size = last.start + last.width if last else 0
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """A name per column, such as `maths.weight`, `code.density[self_attn,2]`, `method=ties`."""
+        return tuple(name for d in self.dimensions for name in self._column_names(d))
+
+    def decode(self, x: Sequence[float]) -> MergeRecipe:
+        """The recipe of a point `x` of `size` numbers in [0, 1]."""
+        values = {(d.owner, d.parameter, d.block): d.read(x) for d in self.dimensions}
+        method = str(values.get((WHOLE, METHOD, None), self.methods[0]))
+        return self._recipe(
+            method, lambda owner, name, block, _: values.get((owner, name, block))
+        )
+
+    def encode(self, recipe: MergeRecipe) -> list[float]:
+        """The point that decodes to this recipe; one half where nothing depends on it.
+
+        Raises:
+            ValueError: the space does not hold the recipe.
+        """
+        x = [0.5] * self.size
+        for d in self.dimensions:
+            if recipe.method not in d.methods:
+                continue
+            value = recipe.method if d.parameter == METHOD else _value(recipe, d)
+            if not d.holds(value):
+                raise ValueError(f"{d.owner}.{d.parameter}: {value} is outside of {d.setting}")
+            x[d.start : d.start + d.width] = d.write(value)
+        if self.decode(x).method != recipe.method:
+            raise ValueError(f"this space never merges by {recipe.method}")
+        return x
+
+    def snap(self, X: Tensor) -> Tensor:
+        """`... x size` points → the points that stand for the same recipes: choices one-hot,
+        inactive columns one half.
+        """
+        import torch
+
+        X = X.clamp(0.0, 1.0).clone()
+        method = torch.zeros(X.shape[:-1], dtype=torch.long)
+        for d in self.dimensions:
+            if isinstance(d.setting, Choice):
+                cells = X[..., d.start : d.start + d.width]
+                chosen = cells.argmax(-1)
+                X[..., d.start : d.start + d.width] = torch.nn.functional.one_hot(
+                    chosen, d.width
+                ).to(X)
+                method = chosen if d.parameter == METHOD else method
+        for d in self.dimensions:
+            active = torch.tensor([m in d.methods for m in self.methods])[method]
+            cells = X[..., d.start : d.start + d.width]
+            X[..., d.start : d.start + d.width] = torch.where(active.unsqueeze(-1), cells, 0.5)
+        return X
+
+    def anchors(self) -> dict[str, MergeRecipe]:
+        """Recipes worth trying first, as far as the space holds them, by name: each single expert,
+        the uniform average, task arithmetic at 0.5 and 1.0, the base.
+        """
+        wishes = self._pair_wishes() if METHODS[self.methods[0]].pairwise else self._wishes()
+        found: dict[str, MergeRecipe] = {}
+        for name, wish in wishes.items():
+            recipe = self._recipe(self.methods[0], wish)
+            if self._granted(wish) and self._holds(recipe) and recipe.key not in {r.key for r in found.values()}:
+                found[name] = recipe
+        return found
+
+    def known_delta_l1(self, probe: Probe) -> Callable[[Tensor], Tensor] | None:
+        """Mean |delta| per parameter as an exact function of `... x size` points, or None where
+        the probe cannot say it for every operator of this space.
+        """
+        if not all(probe.supports(method) for method in self.methods):
+            return None
+
+        def delta_l1(X: Tensor) -> Tensor:
+            import torch
+
+            choice = next((d for d in self.dimensions if d.parameter == METHOD), None)
+            values = [probe.delta_l1(m, *self._tensors(m, X)) for m in self.methods]
+            if choice is None:
+                return values[0]
+            chosen = X[..., choice.start : choice.start + choice.width].argmax(-1, keepdim=True)
+            return torch.stack(values, -1).gather(-1, chosen).squeeze(-1)
+
+        return delta_l1
+
+    def _list_dimensions(self) -> Iterator[Dimension]:
+        start = 0
+        for owner, name, setting, methods in self._searched():
+            blocked = isinstance(setting, Range)
+            for block in self._blocks() if blocked else [None]:
+                dimension = Dimension(owner, name, block, setting, methods, start)
+                start += dimension.width
+                yield dimension
+
+    def _searched(self) -> Iterator[tuple[str, str, Range | Choice, frozenset[str]]]:
+        """Everything that is no fixed value, each once, with the operators that have it."""
+        if isinstance(self._merge.method, Choice):
+            yield WHOLE, METHOD, self._merge.method, frozenset(self.methods)
+        specs = {p.name: p for m in self.methods for p in METHODS[m].parameters}
+        for spec in specs.values():
+            methods = frozenset(m for m in self.methods if METHODS[m].parameter(spec.name))
+            for owner in self._experts if spec.scope == "expert" else [WHOLE]:
+                setting = self._setting(owner, spec)
+                if isinstance(setting, Range | Choice):
+                    yield owner, spec.name, setting, methods
+
+    def _blocks(self) -> list[Block]:
+        rows, groups = len(self._merge.filters) + 1, self._merge.layer_groups
+        if rows == groups == 1:
+            return [None]
+        return [(row, group) for row in range(rows) for group in range(groups)]
+
+    def _setting(self, owner: str, spec: Parameter) -> Setting:
+        written = self._merge.parameters.get(spec.name)
+        if isinstance(written, dict):
+            return written[owner]
+        if written is not None:
+            return written
+        return Range(low=spec.search[0], high=spec.search[1]) if spec.search else spec.default
+
+    def _recipe(self, method: str, choose: Chooser) -> MergeRecipe:
+        """A recipe whose searched values come from `choose`, the others from the file."""
+        parameters: dict[str, dict[str, Value]] = {}
+        for spec in METHODS[method].parameters:
+            for owner in self._experts if spec.scope == "expert" else [WHOLE]:
+                setting = self._setting(owner, spec)
+                value = self._chosen(owner, spec, setting, choose)
+                parameters.setdefault(owner, {})[spec.name] = value
+        return MergeRecipe(
+            method=method,
+            base=self._base,
+            experts=self._experts,
+            parameters=parameters,
+            layer_groups=self._merge.layer_groups,
+            filters=self._merge.filters,
+            dtype=self._merge.dtype,
+            seed=self._seed,
+        )
+
+    def _chosen(self, owner: str, spec: Parameter, setting: Setting, choose: Chooser) -> Value:
+        if not isinstance(setting, Range | Choice):
+            return setting
+        blocks = self._blocks() if isinstance(setting, Range) else [None]
+        cells = [choose(owner, spec.name, block, spec) for block in blocks]
+        cells = [_default(spec, setting) if cell is None else cell for cell in cells]
+        if blocks == [None]:
+            return cells[0]
+        groups = self._merge.layer_groups
+        numbers = [float(cell) for cell in cells]
+        return tuple(
+            tuple(numbers[row : row + groups]) for row in range(0, len(numbers), groups)
+        )
+
+    def _wishes(self) -> dict[str, Chooser]:
+        def with_weights(weights: Mapping[str, float]) -> Chooser:
+            def choose(
+                owner: str, name: str, block: Block, spec: Parameter
+            ) -> float | bool | str | None:
+                if name == "weight":
+                    return weights[owner]
+                return None if spec.choices else spec.default
+
+            return choose
+
+        each = {k: 1 / len(self._experts) for k in self._experts}
+        wishes = {
+            f"expert {k}": with_weights({j: float(j == k) for j in self._experts})
+            for k in self._experts
+        }
+        wishes["uniform average"] = with_weights(each)
+        for scale in (0.5, 1.0):
+            wishes[f"task arithmetic {scale}"] = with_weights(dict.fromkeys(self._experts, scale))
+        wishes["base"] = with_weights(dict.fromkeys(self._experts, 0.0))
+        return wishes
+
+    def _pair_wishes(self) -> dict[str, Chooser]:
+        def at(t: float) -> Chooser:
+            return lambda owner, name, block, spec: t if name == "t" else None
+
+        first, *second = self._experts
+        ends = ("base", f"expert {first}") if not second else tuple(
+            f"expert {k}" for k in self._experts
+        )
+        return {ends[1]: at(1.0), ends[0]: at(0.0), "half way": at(0.5)}
+
+    def _granted(self, wish: Chooser) -> bool:
+        """Whether the numbers that the file fixes are the ones wished for."""
+        for spec in METHODS[self.methods[0]].parameters:
+            for owner in self._experts if spec.scope == "expert" else [WHOLE]:
+                setting = self._setting(owner, spec)
+                if isinstance(setting, float) and wish(owner, spec.name, None, spec) != setting:
+                    return False
+        return True
+
+    def _holds(self, recipe: MergeRecipe) -> bool:
+        try:
+            return self.decode(self.encode(recipe)).parameters == recipe.parameters
+        except ValueError:
+            return False
+
+    def _tensors(self, method: str, X: Tensor) -> tuple[dict[str, Tensor], dict[str, bool | str]]:
+        """The parameters of `... x size` points as tensors: `... x K x rows x groups` for experts'
+        numbers, `... x rows x groups` for the merge's, and the choices as they are.
+        """
+        import torch
+
+        rows, groups = len(self._merge.filters) + 1, self._merge.layer_groups
+        by_key = {(d.owner, d.parameter, d.block): d for d in self.dimensions}
+        values: dict[str, Tensor] = {}
+        options: dict[str, bool | str] = {}
+        for spec in METHODS[method].parameters:
+            if spec.choices is not None:
+                setting = self._setting(WHOLE, spec)
+                options[spec.name] = spec.default if isinstance(setting, Choice) else setting  # type: ignore[assignment]
+                continue
+            owners = list(self._experts) if spec.scope == "expert" else [WHOLE]
+            cells = []
+            for owner in owners:
+                setting = self._setting(owner, spec)
+                for block in self._blocks():
+                    d = by_key.get((owner, spec.name, block))
+                    if d is not None and isinstance(d.setting, Range):
+                        width = d.setting.high - d.setting.low
+                        cells.append(d.setting.low + X[..., d.start] * width)
+                    else:
+                        cells.append(torch.full_like(X[..., 0], float(setting)))  # type: ignore[arg-type]
+            grid = torch.stack(cells, -1).unflatten(-1, (len(owners), rows, groups))
+            values[spec.name] = grid if spec.scope == "expert" else grid.squeeze(-3)
+        return values, options
+
+    def _column_names(self, d: Dimension) -> list[str]:
+        name = d.parameter if d.owner == WHOLE else f"{d.owner}.{d.parameter}"
+        if d.block is not None:
+            row, group = d.block
+            part = (*self._merge.filters, "rest")[row]
+            name = f"{name}[{part},{group}]"
+        if isinstance(d.setting, Choice):
+            return [f"{name}={option}" for option in d.setting.options]
+        return [name]
+
+
+def _value(recipe: MergeRecipe, d: Dimension) -> float | bool | str:
+    row, group = d.block or (0, 0)
+    return recipe.value(d.owner, d.parameter, row, group)
+
+
+def _default(spec: Parameter, setting: Range | Choice) -> float | bool | str:
+    if isinstance(setting, Choice) and spec.default not in setting.options:
+        return setting.options[0]
+    return spec.default

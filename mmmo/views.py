@@ -1,0 +1,113 @@
+"""What the reading verbs print: documents for `--json`, and lines and tables made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import yaml
+
+from mmmo.history import History
+from mmmo.records import Objective, Trial
+
+
+def status_document(history: History) -> dict[str, Any]:
+    """A campaign in numbers."""
+    states = [t.state for t in history.trials.values()]
+    started = history.has_facts
+    return {
+        "name": history.name,
+        "state": history.state,
+        "trials": {s: states.count(s) for s in ("completed", "failed", "running", "proposed")},
+        "budget": history.config.budget.model_dump(mode="json"),
+        "active_seconds": history.active_seconds,
+        "objectives": [
+            {"name": o.name, "goal": o.goal, "metric": o.metric}
+            for o in (history.objectives if started else ())
+        ],
+        "front": [t.number for t in history.pareto.front] if started else [],
+        "hypervolume": history.pareto.hypervolume() if started else 0.0,
+        "time": dict(history.finished) if history.finished else None,
+    }
+
+
+def status_lines(document: dict[str, Any]) -> list[str]:
+    """The same for people."""
+    trials = document["trials"]
+    counts = ", ".join(f"{n} {state}" for state, n in trials.items() if n)
+    return [
+        f"{document['name']}: {document['state']}, {counts or 'no trials'} "
+        f"of {document['budget']['trials']}; front {len(document['front'])}, "
+        f"hypervolume {document['hypervolume']:.6g}; {document['active_seconds']:.0f} s"
+    ]
+
+
+def pareto_document(history: History) -> dict[str, Any]:
+    """The front with what its hypervolume means."""
+    pareto, objectives = history.pareto, history.objectives
+    reference = pareto.reference if pareto.trials else []
+    return {
+        "objectives": [
+            {
+                "name": o.name,
+                "goal": o.goal,
+                "metric": o.metric,
+                "reference": o.sign * float(r) if len(reference) else None,
+            }
+            for o, r in zip(objectives, reference if len(reference) else objectives, strict=True)
+        ],
+        "hypervolume": pareto.hypervolume(),
+        "trace": pareto.trace,
+        "knee": pareto.knee.number if pareto.front else None,
+        "front": [t.document(objectives) for t in pareto.front],
+    }
+
+
+def trial_table(trials: Iterable[Trial], history: History) -> str:
+    """One line per trial, columns aligned."""
+    objectives = history.objectives
+    front = {t.number for t in history.pareto.front}
+    head = ["trial", "state", "origin", "seconds", *(o.name for o in objectives), ""]
+    rows = [
+        [
+            str(t.number),
+            t.state,
+            t.origin,
+            f"{t.seconds:.2f}" if t.state == "completed" else "",
+            *(_cells(t, objectives)),
+            "front" if t.number in front else (t.failure or {}).get("kind", ""),
+        ]
+        for t in trials
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in [head, *rows]
+    )
+
+
+def trial_lines(trial: Trial, history: History) -> list[str]:
+    """Everything about one trial, as YAML."""
+    document = trial.document(history.objectives)
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True).splitlines()
+
+
+def ending_lines(history: History) -> list[str]:
+    """What is printed when a campaign's process ends."""
+    lines = [trial_table(history.pareto.front, history), *status_lines(status_document(history))]
+    if history.finished:
+        time = history.finished
+        lines.append(
+            f"{time['wall_s']:.1f} s wall; merging and scoring {time['work_s']:.1f} s on "
+            f"{time['workers']:.0f} worker(s), proposing {time['propose_s']:.1f} s; "
+            f"overhead {time['overhead']:.1%} of the workers' time"
+        )
+        lines.append(f"next: mmmo export {history.name}; mmmo report {history.name}")
+    return lines
+
+
+def _cells(trial: Trial, objectives: Sequence[Objective]) -> list[str]:
+    if trial.state != "completed":
+        return [""] * len(objectives)
+    measured = [trial.objective(o) for o in objectives]
+    return [f"{m.value:.4g} ± {m.se:.2g}" if m.se else f"{m.value:.4g}" for m in measured]
