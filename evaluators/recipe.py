@@ -102,8 +102,8 @@ class MergeRecipe(Frozen):
         value = self.parameters[owner][parameter]
         return value[row][group] if isinstance(value, tuple) else value
 
-    def to_mergekit(self) -> dict[str, Any]:
-        """The equivalent mergekit configuration (see `evaluators.merging.mergekit`)."""
+    def to_mergekit(self, layers: int) -> dict[str, Any]:
+        """The equivalent mergekit configuration of a model with that many layers."""
         from evaluators.merging.mergekit import to_mergekit
 
-        return to_mergekit(self)
+        return to_mergekit(self, layers)

@@ -34,12 +34,17 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Method:
-    """One merge operator. `formula` is opened with `pkgutil.resolve_name`."""
+    """One merge operator. `formula` is opened with `pkgutil.resolve_name`.
+
+    Attributes:
+        trim: which entries of a task vector its density keeps: the largest, or random ones.
+        pairwise: it merges exactly two models: base and one expert, or two experts.
+    """
 
     formula: str
     parameters: tuple[Parameter, ...]
+    trim: Literal["magnitude", "random"] | None = None
     pairwise: bool = False
-    """True if it merges exactly two models: base and one expert, or two experts."""
 
     def parameter(self, name: str) -> Parameter | None:
         """The parameter of that name, if the operator has it."""
@@ -50,9 +55,7 @@ _INF = float("inf")
 _WEIGHT = Parameter("weight", "expert", 1.0, domain=(-_INF, _INF), search=(0.0, 1.5))
 _DENSITY = Parameter("density", "expert", 1.0, domain=(0.0, 1.0), search=(0.1, 1.0))
 _LAMBDA = Parameter("lambda", "merge", 1.0, domain=(-_INF, _INF))
-_RESCALE = Parameter(
-    "rescale", "merge", "l1", choices=("l1", "inverse_density", "none")
-)
+_RESCALE = Parameter("rescale", "merge", "l1", choices=("l1", "inverse_density", "none"))
 
 
 def _normalize(default: bool) -> Parameter:
@@ -63,15 +66,19 @@ _FORMULAS = "evaluators.merging.formulas:"
 
 METHODS: dict[str, Method] = {
     "linear": Method(_FORMULAS + "linear", (_WEIGHT, _normalize(True))),
-    "task_arithmetic": Method(
-        _FORMULAS + "task_arithmetic", (_WEIGHT, _LAMBDA, _normalize(False))
+    "task_arithmetic": Method(_FORMULAS + "task_arithmetic", (_WEIGHT, _LAMBDA, _normalize(False))),
+    "ties": Method(
+        _FORMULAS + "ties", (_WEIGHT, _DENSITY, _LAMBDA, _normalize(True)), trim="magnitude"
     ),
-    "ties": Method(_FORMULAS + "ties", (_WEIGHT, _DENSITY, _LAMBDA, _normalize(True))),
     "dare_linear": Method(
-        _FORMULAS + "dare_linear", (_WEIGHT, _DENSITY, _LAMBDA, _normalize(False), _RESCALE)
+        _FORMULAS + "dare_linear",
+        (_WEIGHT, _DENSITY, _LAMBDA, _normalize(False), _RESCALE),
+        trim="random",
     ),
     "dare_ties": Method(
-        _FORMULAS + "dare_ties", (_WEIGHT, _DENSITY, _LAMBDA, _normalize(False), _RESCALE)
+        _FORMULAS + "dare_ties",
+        (_WEIGHT, _DENSITY, _LAMBDA, _normalize(False), _RESCALE),
+        trim="random",
     ),
     "slerp": Method(
         _FORMULAS + "slerp",

@@ -1,0 +1,187 @@
+"""The size of a merge, mean |θ_merged − θ_0| per parameter, known from the recipe alone.
+
+The acquisition needs this measure for thousands of recipes at once, with gradients. So it is
+estimated on a fixed sample of coordinates, with the same formulas as the merge itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pkgutil import resolve_name
+
+import torch
+from torch import Tensor
+
+from evaluators.merging.blocks import Blocks
+from evaluators.merging.formulas import Operands
+from evaluators.merging.methods import METHODS, Method
+from evaluators.merging.sample import draw, take_all
+from evaluators.merging.thresholds import TINY_NORM, arc, cosine
+from evaluators.sources import Sources
+
+Values = Mapping[str, Tensor]
+Options = Mapping[str, bool | str]
+
+
+def supports(method: str) -> bool:
+    """Tell whether the probe knows the operator: every one in `METHODS`."""
+    return method in METHODS
+
+
+class DeltaProbe:
+    """An estimator of the engine's `delta_l1` at dtype float32.
+
+    If the model has no more than `coordinates` parameters, all are taken and the estimate is exact
+    but for smoothing. Otherwise see `sample.draw`; the relative error is about 1 % at 4096.
+
+    Args:
+        sources: the models; all experts take part, in this order.
+        layer_groups: as in the recipes.
+        filters: as in the recipes.
+        coordinates: size S of the sample; a power of two suits Sobol sequences best.
+        seed: of the recipes' masks, and of the sample.
+        smoothing: trimming is a smooth step in density of this half-width (less near 0 and 1),
+            which leaves the mean kept fraction as it is; 0 makes the step hard.
+
+    Raises:
+        ValueError: layer groups or filters do not fit the model (see `Blocks`).
+    """
+
+    def __init__(
+        self,
+        sources: Sources,
+        layer_groups: int,
+        filters: tuple[str, ...],
+        coordinates: int = 4096,
+        seed: int = 0,
+        smoothing: float = 0.01,
+    ) -> None:
+        base = sources.base
+        self._sources = sources
+        self._names = [n for n in base.names if base.tensor(n).is_floating_point()]
+        self._parameters = sum(base.shape(n).numel() for n in self._names)
+        self._smoothing = smoothing
+        if self._parameters <= coordinates:
+            self._sample = take_all(sources, self._names, seed)
+        else:
+            self._sample = draw(sources, self._names, coordinates, seed)
+        self._base = self._sample.gather([base.tensor(n) for n in self._names])
+        self._models = torch.stack(
+            [
+                self._sample.gather([e.tensor(n) for n in self._names])
+                for e in sources.experts.values()
+            ]
+        )
+        blocks = Blocks(base.names, layer_groups, filters)
+        place = torch.tensor([blocks.of(name) for name in self._names])
+        self._row, self._group = place[self._sample.tensor].unbind(1)
+
+    def delta_l1(self, method: str, values: Values, options: Options) -> Tensor:
+        """Estimate mean |θ_merged − θ_0| per floating parameter; differentiable in `values`.
+
+        Args:
+            method: a key of `METHODS`.
+            values: parameter → float64 tensor, `... x K x R x G` if experts own it, else `...`;
+                a parameter that is left out has its default.
+            options: choices, such as `normalize` and `rescale`; defaults likewise.
+
+        Returns:
+            `...`
+        """
+        entry = METHODS[method]
+        options = {p.name: options.get(p.name, p.default) for p in entry.parameters if p.choices}
+        operands = self._operands(entry, values, options)
+        merged: Tensor = resolve_name(entry.formula)(operands)
+        moved = (merged - self._base).abs() * self._sample.importance
+        return moved.sum(dim=-1) / self._parameters
+
+    def _operands(self, method: Method, values: Values, options: Options) -> Operands:
+        """Gather all sampled coordinates as one "block" of S elements, in float64."""
+        one = torch.ones(1, 1, dtype=torch.float64)
+        keep, rescale, mix, models = one, one, one, self._models
+        if method.trim is not None and "density" in values:
+            density = self._spread(values["density"])
+            position = self._ranks if method.trim == "magnitude" else self._sample.uniforms
+            keep = smooth_step(density, position, self._smoothing)
+            rescale = self._rescale(options.get("rescale", "none"), keep, density)
+        if method.pairwise:
+            models = torch.cat([self._base[None], models])[-2:]
+            t = values.get("t", torch.tensor(0.5, dtype=torch.float64))
+            mix = arc(*torch.broadcast_tensors(self._cosines, t[..., None])).movedim(0, -2)
+        weights = one.expand(len(models), 1)
+        return Operands(
+            base=self._base,
+            models=models,
+            weights=self._spread(values["weight"]) if "weight" in values else weights,
+            keep=keep,
+            rescale=rescale,
+            mix=mix,
+            scale=values["lambda"][..., None] if "lambda" in values else one[0],
+            normalize=bool(options.get("normalize", False)),
+        )
+
+    def _spread(self, grid: Tensor) -> Tensor:
+        """Give every coordinate its block's value: `... x K x R x G` → `... x K x S`."""
+        return grid[..., self._row, self._group]
+
+    def _rescale(self, kind: bool | str, keep: Tensor, density: Tensor) -> Tensor:
+        """Compute the survivors' factors, `... x K x S` (see `thresholds.rescale_factor`)."""
+        if kind == "none":
+            return torch.ones_like(keep)
+        if kind == "l1" and self._sample.exhaustive:
+            return self._l1_factors(keep)
+        # Random trimming keeps the fraction `density` of the l1 norm of a large tensor.
+        kept = density > 0
+        return torch.where(kept, 1 / torch.where(kept, density, 1.0), 1.0)
+
+    def _l1_factors(self, keep: Tensor) -> Tensor:
+        """Compute l1 factors from the sums over whole tensors."""
+        number = self._sample.tensor
+        size = (self._models - self._base).abs().expand_as(keep)
+        zeros = torch.zeros(*keep.shape[:-1], len(self._names), dtype=torch.float64)
+        before = zeros.index_add(-1, number, size)
+        after = zeros.index_add(-1, number, size * keep)
+        usable = torch.minimum(before, after) >= TINY_NORM
+        factor = torch.where(usable, before / torch.where(usable, after, 1.0), 1.0)
+        return factor[..., number]
+
+    @cached_property
+    def _ranks(self) -> Tensor:
+        """`K x S` smallest densities at which trimming by magnitude keeps the coordinates."""
+        return torch.stack([self._sample.ranks(self._deltas(e)) for e in self._sources.experts])
+
+    @cached_property
+    def _cosines(self) -> Tensor:
+        """`S` cosines between the two models' tensors that hold the coordinates."""
+        first, second = [self._sources.base, *self._sources.experts.values()][-2:]
+        cosines = [
+            cosine(first.tensor(n).flatten(), second.tensor(n).flatten()) for n in self._names
+        ]
+        return torch.tensor(cosines, dtype=torch.float64)[self._sample.tensor]
+
+    def _deltas(self, expert: str) -> list[Tensor]:
+        """Return an expert's task vectors in float32, as the merge computes them."""
+        base, model = self._sources.base, self._sources.experts[expert]
+        return [model.tensor(n).float() - base.tensor(n).float() for n in self._names]
+
+
+def smooth_step(density: Tensor, position: Tensor, width: float) -> Tensor:
+    """Tell how far trimming to `density` keeps elements at these positions.
+
+    1 where the position is below the density, 0 where it is above, and a cubic in between. The
+    half-width shrinks towards 0 and 1, so that density 0 keeps nothing, 1 everything, and the mean
+    over evenly spread positions is the density.
+
+    Args:
+        density: `... x K x S`
+        position: `K x S` in [0, 1]
+        width: half-width of the step.
+
+    Returns:
+        `... x K x S` in [0, 1]
+    """
+    hard = ((position <= density) & (density > 0)).to(density.dtype)
+    half = torch.minimum(density, 1 - density).clamp(0, width)
+    x = ((density - position) / torch.where(half > 0, half, 1.0)).clamp(-1, 1)
+    return torch.where(half > 0, 0.5 + x * (3 - x * x) / 4, hard)
