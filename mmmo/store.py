@@ -132,8 +132,7 @@ class Store:
         """Who writes the campaign now, as far as can be seen: `process 123 on host`, or None."""
         self._refuse_if_missing(name)
         with self._database.reading() as connection:
-            of_campaign = LEASES.c.campaign_id == self._row(connection, name).id
-            held = connection.execute(select(LEASES).where(of_campaign)).one_or_none()
+            held = _held(connection, self._row(connection, name).id)
             if held is None or not _is_alive(held, self._database.now(connection)):
                 return None
             return f"process {held.pid} on {held.host}"
@@ -173,11 +172,10 @@ class Store:
         me, owner = Holder.this_process(), uuid.uuid4().hex
         with self._writing(name) as (connection, campaign):
             now = self._database.now(connection)
-            of_campaign = LEASES.c.campaign_id == campaign
-            held = connection.execute(select(LEASES).where(of_campaign)).one_or_none()
-            if held is not None:
-                _refuse_if_alive(name, held, now)
-                connection.execute(delete(LEASES).where(of_campaign))
+            held = _held(connection, campaign)
+            if held is not None and _is_alive(held, now):
+                raise _already_running(name, held, now)
+            connection.execute(delete(LEASES).where(LEASES.c.campaign_id == campaign))
             values = {"campaign_id": campaign, "owner": owner, "since": now} | asdict(me)
             connection.execute(insert(LEASES).values(values | {"expires_at": now + ttl_s}))
         return Lease(campaign, owner, ttl_s, self._renew, self._release)
@@ -249,20 +247,28 @@ class Store:
             connection.execute(delete(LEASES).where(*_is_of(lease)))
 
 
+def _held(connection: Connection, campaign: int) -> Row[Any] | None:
+    return connection.execute(select(LEASES).where(LEASES.c.campaign_id == campaign)).one_or_none()
+
+
+def _seen_alive(held: Row[Any]) -> bool | None:
+    return Holder(held.host, held.pid, held.machine, held.started).is_alive()
+
+
 def _is_alive(held: Row[Any], now: float) -> bool:
     """Judge a holder that we can see by being alive, another by having renewed in time."""
-    alive = Holder(held.host, held.pid, held.machine, held.started).is_alive()
-    return now < held.expires_at if alive is None else alive
+    seen = _seen_alive(held)
+    return now < held.expires_at if seen is None else seen
 
 
-def _refuse_if_alive(name: str, held: Row[Any], now: float) -> None:
-    if not _is_alive(held, now):
-        return
+def _already_running(name: str, held: Row[Any], now: float) -> AlreadyRunning:
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(held.since))
-    raise AlreadyRunning(
+    hint = f"`mmmo stop {name}` stops it, `mmmo status {name}` shows it"
+    if _seen_alive(held) is None:
+        hint += f"; if it is dead, it is forgotten in {max(held.expires_at - now, 0):.0f} s"
+    return AlreadyRunning(
         f"campaign {name!r} is already running: process {held.pid} on {held.host}, since {since}",
-        hint=f"`mmmo stop {name}` stops it; a dead process on another machine loses it "
-        f"{TTL_S:.0f} s after its last sign of life",
+        hint,
     )
 
 

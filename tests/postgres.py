@@ -115,6 +115,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     skipped = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
     about_us = [reason for reason in skipped if NOT_TESTED in reason]
     if about_us:
-        reason = about_us[0][about_us[0].index(NOT_TESTED) :].rstrip("')")
+        reason = about_us[0][about_us[0].index(NOT_TESTED) :].removesuffix("')")
         terminalreporter.section(NOT_TESTED, sep="!", red=True, bold=True)
         terminalreporter.line(f"{len(about_us)} tests were skipped. {reason}", red=True)

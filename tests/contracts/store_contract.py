@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -100,7 +101,7 @@ class StoreContract:
         before = time.time()
         created = store.create(*ALICE)
         with closing(Store(url)) as other:
-            assert other.find("alice") == created
+            assert other.find("alice") == other.get("alice") == created
             assert other.campaigns() == [created]
             assert other.find("bob") is None
         found = (created.name, created.config, created.config_digest)
@@ -118,7 +119,13 @@ class StoreContract:
         assert len(alice.campaigns()) == 1
 
     def test_an_unknown_campaign_is_told_with_the_nearest_name(self, alice: Store) -> None:
-        for use in (alice.events, alice.acquire, lambda name: alice.request(name, "stop")):
+        for use in (
+            alice.get,
+            alice.writer,
+            alice.events,
+            alice.acquire,
+            lambda name: alice.request(name, "stop"),
+        ):
             with pytest.raises(StoreError, match="no campaign 'alise'") as caught:
                 use("alise")
             assert caught.value.hint == "did you mean 'alice'?"
@@ -170,11 +177,15 @@ class StoreContract:
         assert [e.kind for e in alice.events("alice")] == ["next"]
 
     def test_a_campaign_has_one_writer(self, alice: Store, url: str) -> None:
+        me = f"process {os.getpid()} on {socket.gethostname()}"
         with closing(Store(url)) as other:
+            assert other.writer("alice") is None
             with alice.acquire("alice"):
-                with pytest.raises(AlreadyRunning, match=f"process {os.getpid()} on ") as caught:
+                with pytest.raises(AlreadyRunning, match=f"already running: {me}, ") as caught:
                     other.acquire("alice")
                 assert "mmmo stop alice" in caught.value.hint
+                assert other.writer("alice") == me
+            assert other.writer("alice") is None
             other.acquire("alice").release()
 
     def test_anyone_may_request(self, alice: Store, url: str) -> None:
@@ -218,6 +229,7 @@ class StoreContract:
         lines = [child.stdout.readline() for _ in range(reported)]
         child.kill()
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, but not yet reaped
+        assert alice.writer("alice") is None
         with alice.acquire("alice") as lease:  # at once: a dead process holds nothing
             after = alice.append(lease, None, "resumed", {})
         lines += child.stdout.readlines()
@@ -243,8 +255,10 @@ class StoreContract:
         with closing(Store(url)) as other:
             with pytest.raises(AlreadyRunning, match="process 1 on elsewhere") as caught:
                 other.acquire("alice")
-            assert "wait" in caught.value.hint
+            assert "forgotten in " in caught.value.hint
+            assert other.writer("alice") == "process 1 on elsewhere"
             self.change_lease(url, expires_at=0.0)
+            assert other.writer("alice") is None
             with other.acquire("alice") as taken:
                 other.append(taken, None, "taken", {})
                 with pytest.raises(LeaseLost):

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contracts.store_contract import ALICE, StoreContract, assert_one_line
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import make_url
-from store_contract import ALICE, StoreContract, assert_one_line
 
 from mmmo.errors import StoreError
 from mmmo.leases import Lease
@@ -97,7 +97,7 @@ def test_looking_creates_no_file(tmp_path: Path) -> None:
     with closing(Store(f"sqlite:///{tmp_path}/runs/mmmo.db")) as store:
         assert store.campaigns() == []
         assert store.find("alice") is None
-        for use in (store.events, store.acquire):
+        for use in (store.get, store.writer, store.events, store.acquire):
             with pytest.raises(StoreError, match="no campaign 'alice'"):
                 use("alice")
     assert list(tmp_path.iterdir()) == []
