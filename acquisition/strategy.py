@@ -58,7 +58,14 @@ class Observations:
 
 @dataclass(frozen=True)
 class Proposal:
-    """`X` `q x d` with one dictionary of JSON-able diagnostics per row (`origin` is always there)."""
+    """What to evaluate next.
+
+    Attributes:
+        X: `q x d` points; fewer than q rows only where snapping leaves no more new points.
+        diagnostics: one JSON-able dictionary per row. `origin` is always there: `anchor`, `sobol`,
+            `acquisition`, `local` or `weak_to_strong`; as known also `acquisition` (log expected
+            improvement), `parent_acquisition`, `information`, `reason` (why it is Sobol).
+    """
 
     X: Tensor
     diagnostics: tuple[Mapping[str, Any], ...] = field(default=())
@@ -93,7 +100,7 @@ def open_strategy(name: str, options: Mapping[str, Any]) -> Strategy:
         KeyError: the name is neither in the table nor a dotted path.
         TypeError: an option that the strategy does not have.
     """
-    path = STRATEGIES[name] if name in STRATEGIES else name
+    path = STRATEGIES.get(name, name)
     if ":" not in path:
         raise KeyError(name)
     strategy: Strategy = resolve_name(path)(**options)

@@ -1,0 +1,227 @@
+"""Choosing points with a model: fit, optimise one point after the other, cross, select."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from acquisition.draft import Draft
+from acquisition.fisher import FisherRule, fisher_information, select
+from acquisition.hypervolume import (
+    Criterion,
+    Target,
+    feasible,
+    infer_reference,
+    maximise,
+    released_reference,
+    reproducible,
+)
+from acquisition.strategy import Observations
+from acquisition.surrogates import NUMERICAL_ERRORS, Surrogate, fit_surrogate
+from acquisition.weak_to_strong import (
+    WeakToStrongRule,
+    best_sums,
+    least_dominated,
+    weak_to_strong,
+)
+
+ReferenceRule = Literal["front", "design"]
+
+ELITES = 5
+MUTANTS = 32
+OVERGENERATION = 2
+LOCAL_HALF_WIDTH = 0.2
+
+_Candidate = tuple[Tensor, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How points are chosen.
+
+    Attributes:
+        initial: trials of the initial design, anchors included.
+        measured_noise: use the variances of the measurements; else infer one per objective.
+        exact_known: use the functions of known objectives; else model them like the others.
+        criterion: `qlognehvi`, or `qlogehvi` over the front of posterior means.
+        reference_from: where the reference point comes from unless the caller gives one: the
+            present `front`, or the worst of the initial `design` as in the released MM-MO.
+        weak_to_strong: `off`; `pool`: crossed points compete as starts of the optimiser, their
+            parents are non-dominated; `replace`: every candidate is crossed with five best sums.
+        fisher: `off`, or twice as many candidates are made and half are kept: `low` information,
+            `high` information, or jointly least known (`logdet`).
+        local_slots: every second trial is sought near a random point of the front.
+
+    Raises:
+        ValueError: a value that is not allowed.
+    """
+
+    initial: int
+    measured_noise: bool
+    exact_known: bool
+    criterion: Criterion
+    reference_from: ReferenceRule
+    weak_to_strong: WeakToStrongRule
+    fisher: FisherRule
+    local_slots: bool
+
+    def __post_init__(self) -> None:
+        if self.initial < 0:
+            raise ValueError(f"initial: found {self.initial}, allowed: 0 or more")
+        for name, allowed in ALLOWED.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ValueError(
+                    f"{name}: found {value!r}, allowed: {', '.join(map(str, allowed))}"
+                )
+
+
+ALLOWED: Mapping[str, tuple[object, ...]] = {
+    "measured_noise": (True, False),
+    "exact_known": (True, False),
+    "criterion": get_args(Criterion),
+    "reference_from": get_args(ReferenceRule),
+    "weak_to_strong": get_args(WeakToStrongRule),
+    "fisher": get_args(FisherRule),
+    "local_slots": (True, False),
+}
+
+
+def extend_by_model(
+    draft: Draft, rows: int, observations: Observations, settings: Settings, seed: int
+) -> str:
+    """Extend the draft towards `rows` rows; say why if it stays short, else return ""."""
+    if len(observations.X) < 2:
+        return "fewer than two scored trials"
+    torch_seed, own_seed = _seeds(seed, observations.count)
+    try:
+        with reproducible(torch_seed):
+            search = _ModelSearch(settings, observations, torch.Generator().manual_seed(own_seed))
+            search.extend(draft, rows)
+    except NUMERICAL_ERRORS as error:
+        return f"{type(error).__name__}: {error}"
+    return "" if len(draft) >= rows else "all good points of the model were proposed before"
+
+
+def _seeds(seed: int, count: int) -> tuple[int, int]:
+    """Two seeds for the call that proposes trial number `count`, unrelated to other calls'."""
+    first, second = np.random.SeedSequence((seed, count)).generate_state(2)
+    return int(first), int(second)
+
+
+class _ModelSearch:
+    """The fitted model and the random numbers of one call. Lives within `reproducible`."""
+
+    def __init__(
+        self, settings: Settings, observations: Observations, generator: torch.Generator
+    ) -> None:
+        self._settings = settings
+        self._observations = observations
+        self._generator = generator
+        self._surrogate = self._fit()
+        scale = self._surrogate.scale
+        self._Z = scale.standardise(observations.Y)
+        limits = observations.constraints
+        constraints = None if limits is None else scale.constraints(*limits)
+        self._target = Target(
+            self._surrogate,
+            observations.X,
+            self._reference(constraints),
+            constraints,
+            settings.criterion,
+        )
+        front = least_dominated(self._Z, feasible(self._Z, constraints), ELITES)
+        self._front = observations.X[front]
+
+    def extend(self, draft: Draft, rows: int) -> None:
+        """Make candidates, cross and select them, and offer them to the draft."""
+        wanted = rows - len(draft)
+        made = wanted * (1 if self._settings.fisher == "off" else OVERGENERATION)
+        candidates = self._candidates(draft, made)
+        if self._settings.weak_to_strong == "replace":
+            candidates = self._crossed(draft, candidates)
+        if self._settings.fisher != "off":
+            candidates = self._selected(candidates, wanted)
+        for x, diagnostics in candidates:
+            draft.offer(x, diagnostics)
+
+    def _fit(self) -> Surrogate:
+        seen, settings = self._observations, self._settings
+        nothing_known = (None,) * seen.Y.shape[-1]
+        return fit_surrogate(
+            seen.X,
+            seen.Y,
+            seen.Yvar if settings.measured_noise else None,
+            (seen.known or nothing_known) if settings.exact_known else nothing_known,
+        )
+
+    def _reference(self, constraints: tuple[Tensor, Tensor] | None) -> Tensor:
+        seen, scale = self._observations, self._surrogate.scale
+        if seen.reference is not None:
+            return scale.standardise(seen.reference)
+        if self._settings.reference_from == "design":
+            design = seen.Y[: max(self._settings.initial, 1)]
+            return scale.standardise(released_reference(design))
+        return infer_reference(self._Z, constraints)
+
+    def _candidates(self, draft: Draft, count: int) -> list[_Candidate]:
+        """Maximise the acquisition `count` times, each point aware of the ones before it."""
+        branch = draft.branch()
+        for _ in range(count):
+            acquisition = self._target.acquisition(branch.unanswered)
+            bounds, origin = self._box(branch.position)
+            points, values = maximise(acquisition, bounds, self._extra_starts(), branch.snap)
+            if not any(
+                branch.offer(x, {"origin": origin, "acquisition": float(value)})
+                for x, value in zip(points, values, strict=True)
+            ):
+                break
+        made = branch.proposal()
+        return list(zip(made.X, made.diagnostics, strict=True))[len(draft) :]
+
+    def _box(self, position: int) -> tuple[Tensor, str]:
+        """Where trial number `position` is sought (`2 x d`), and the name of that."""
+        d = self._observations.X.shape[-1]
+        if not self._settings.local_slots or position % 2 == 0:
+            return torch.stack([torch.zeros(d), torch.ones(d)]).double(), "acquisition"
+        which = int(torch.randint(len(self._front), (1,), generator=self._generator))
+        centre = self._front[which]
+        box = torch.stack([centre - LOCAL_HALF_WIDTH, centre + LOCAL_HALF_WIDTH])
+        return box.clamp(0.0, 1.0), "local"
+
+    def _extra_starts(self) -> Tensor:
+        """Points of the front crossed with each other, `MUTANTS x d`, or none."""
+        if self._settings.weak_to_strong != "pool":
+            return self._front[:0]
+        targets = self._front[torch.arange(MUTANTS) % len(self._front)]
+        return weak_to_strong(targets, self._front, self._generator)
+
+    def _crossed(self, draft: Draft, candidates: list[_Candidate]) -> list[_Candidate]:
+        """Replace each candidate by its weak-to-strong mutant, unless that was proposed before."""
+        measured = [k for k, known in enumerate(self._observations.known) if known is None]
+        elites = self._observations.X[best_sums(self._Z[:, measured or slice(None)], ELITES)]
+        X = torch.stack([x for x, _ in candidates])
+        branch = draft.branch()
+        for mutant, (x, diagnostics) in zip(
+            weak_to_strong(X, elites, self._generator), candidates, strict=True
+        ):
+            parent = {"origin": "weak_to_strong", "parent_acquisition": diagnostics["acquisition"]}
+            if not branch.offer(mutant, parent):
+                branch.offer(x, diagnostics)
+        made = branch.proposal()
+        return list(zip(made.X, made.diagnostics, strict=True))[len(draft) :]
+
+    def _selected(self, candidates: list[_Candidate], wanted: int) -> list[_Candidate]:
+        """Keep the `wanted` candidates of the Fisher rule, with their information."""
+        covariance = self._surrogate.covariance(torch.stack([x for x, _ in candidates]))
+        information = fisher_information(covariance.diagonal(dim1=-2, dim2=-1).transpose(0, 1))
+        kept = select(self._settings.fisher, covariance, min(wanted, len(candidates)))
+        return [
+            (candidates[i][0], {**candidates[i][1], "information": float(information[i])})
+            for i in kept
+        ]
