@@ -58,9 +58,9 @@ def continue_greedily(
     """
     ids, mask = (t.to(model.device) for t in padded(rows, 0, left=True))
     ragged = not bool(mask.all())
-    options: dict[str, Tensor | int] = (
-        {"logits_to_keep": 1} if accepts(model, "logits_to_keep") else {}
-    )
+    options: dict[str, Tensor | int] = {}
+    if accepts(model, "logits_to_keep"):
+        options["logits_to_keep"] = 1
     new: list[list[int]] = [[] for _ in rows]
     running = list(range(len(rows)))
     cache, best = None, []

@@ -178,27 +178,25 @@ class LiveModel:
         scored = mask[:, first:] & (at >= starts)
         chosen, targets = logits[scored].float(), ids[:, first:][scored]
         nats = chosen.gather(1, targets[:, None])[:, 0] - chosen.logsumexp(1)
-        sizes = [row.scored for row in rows]
-        parts = nats.double().cpu().split(sizes), (chosen.argmax(1) == targets).cpu().split(sizes)
-        return [(float(n.sum()), bool(hits.all())) for n, hits in zip(*parts, strict=True)]
+        borders = np.cumsum([row.scored for row in rows])[:-1]
+        parts = np.split(nats.double().cpu().numpy(), borders)
+        hits = np.split((chosen.argmax(1) == targets).cpu().numpy(), borders)
+        return [(float(n.sum()), bool(h.all())) for n, h in zip(parts, hits, strict=True)]
 
     def _logits(self, ids: Tensor, last: int) -> Tensor:
         """Logits of the last places only, `rows x last x V`."""
-        if accepts(self._model, "logits_to_keep"):
-            out: Tensor = self._model(ids, use_cache=False, logits_to_keep=last).logits
-            return out
-        return self._model(ids, use_cache=False).logits[:, -last:]
+        options = {"logits_to_keep": last} if accepts(self._model, "logits_to_keep") else {}
+        logits: Tensor = self._model(ids, use_cache=False, **options).logits
+        return logits[:, -last:]
 
     def _continue(self, rows: list[list[int]], count: int, stop: tuple[str, ...]) -> list[str]:
         tokens = self._tokens("language_model")
-
         # Only the tail can hold a new stop string; a character is at most four byte tokens.
         tail = 4 * max(map(len, stop), default=0) + 4
 
         def finished(new: list[int]) -> bool:
-            return new[-1] in tokens.ends or (
-                stop != () and _cut(tokens.text(new[-tail:]), stop)[1]
-            )
+            ended = new[-1] in tokens.ends
+            return ended or (bool(stop) and _cut(tokens.text(new[-tail:]), stop)[1])
 
         new = continue_greedily(self._model, rows, count, finished)
         if new is None:
@@ -214,7 +212,8 @@ class LiveModel:
             raise ModelError(f"pixels of shape {found}, but the model reads {wanted}")
         images = torch.from_numpy(pixels.reshape(shape))
         with torch.inference_mode():
-            return np.concatenate([self._image_logits(b) for b in images.split(BATCH_IMAGES)])
+            starts = range(0, len(images), BATCH_IMAGES)
+            return np.concatenate([self._image_logits(images[i : i + BATCH_IMAGES]) for i in starts])
 
     def _image_logits(self, images: Tensor) -> NDArray[np.float32]:
         inputs = images.to(self._model.device, self._model.dtype)

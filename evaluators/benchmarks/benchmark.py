@@ -7,6 +7,8 @@ item twice.
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 Split = Literal["search", "held_out"]
 Goal = Literal["maximize", "minimize"]
 Outcomes = NDArray[np.float32]
+
+
+class BenchmarkError(Exception):
+    """A model cannot be scored; one line that says why. There is never a fake number instead."""
 
 
 @dataclass(frozen=True)
@@ -73,3 +79,28 @@ class Benchmark(Protocol):
     def summary(self, outcomes: Outcomes) -> tuple[float, float]:
         """Value and standard error from outcomes of any number of items ≥ 1."""
         ...
+
+
+def score(benchmark: Benchmark, model: LiveModel, split: Split, items: slice) -> Score:
+    """Score a model on those items of the seeded order.
+
+    Raises:
+        BenchmarkError: the slice holds no item, or an outcome or the value is not finite.
+    """
+    started = time.perf_counter()
+    numbers = range(*items.indices(benchmark.size(split)))
+    if not numbers:
+        held = f"{benchmark.size(split)} {split} items"
+        raise BenchmarkError(f"no item from {items.start} to {items.stop}: there are {held}")
+    outcomes = np.asarray(benchmark.outcomes(model, split, items), dtype=np.float32)
+    if outcomes.shape != (len(numbers),):
+        raise BenchmarkError(f"{outcomes.shape} outcomes of {len(numbers)} items")
+    wrong = np.flatnonzero(~np.isfinite(outcomes))
+    if len(wrong):
+        first = f"{split} item {numbers[wrong[0]]}"
+        raise BenchmarkError(f"{first}: outcome {outcomes[wrong[0]]} ({len(wrong)} not finite)")
+    value, standard_error = benchmark.summary(outcomes)
+    if not (math.isfinite(value) and math.isfinite(standard_error)):
+        raise BenchmarkError(f"{benchmark.metric.name} of {len(outcomes)} items is {value}")
+    seconds = time.perf_counter() - started
+    return Score(value, standard_error, len(outcomes), outcomes, split, seconds)

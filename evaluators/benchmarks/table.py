@@ -1,0 +1,58 @@
+"""The table of benchmark kinds, and how to open one. Nothing heavy is imported by looking."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pkgutil import resolve_name
+from typing import Any
+
+from pydantic import BaseModel
+
+from evaluators.benchmarks.benchmark import Benchmark
+
+BENCHMARKS: dict[str, str] = {
+    "exact_match": "evaluators.benchmarks.exact_match:ExactMatch",
+    "perplexity": "evaluators.benchmarks.likelihood:Perplexity",
+    "nll": "evaluators.benchmarks.likelihood:NLL",
+    "multiple_choice": "evaluators.benchmarks.multiple_choice:MultipleChoice",
+    "classification": "evaluators.benchmarks.classification:Classification",
+}
+
+
+def options_of(kind: str) -> type[BaseModel]:
+    """Find the options model of a kind of the table, or of a dotted path `module:Class`.
+
+    Raises:
+        LookupError: there is no such kind, or no such class, or it has no `Options`.
+    """
+    options = getattr(_class_of(kind), "Options", None)
+    if not (isinstance(options, type) and issubclass(options, BaseModel)):
+        raise LookupError(f"{kind!r} has no pydantic model `Options`")
+    return options
+
+
+def open_benchmark(kind: str, options: Mapping[str, Any]) -> Benchmark:
+    """Build a benchmark: `Class(Class.Options(**options))`, with its data read and checked.
+
+    Raises:
+        LookupError: there is no such kind.
+        pydantic.ValidationError: an option is unknown or out of its range.
+        DataError: the data cannot be used.
+    """
+    checked = options_of(kind).model_validate(dict(options))
+    benchmark: Benchmark = _class_of(kind)(checked)
+    return benchmark
+
+
+def _class_of(kind: str) -> Any:
+    path = BENCHMARKS.get(kind, kind)
+    if ":" not in path:
+        near = difflib.get_close_matches(kind, BENCHMARKS, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        known = ", ".join(BENCHMARKS)
+        raise LookupError(f"found {kind!r}, allowed: {known}, or module:Class{hint}")
+    try:
+        return resolve_name(path)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise LookupError(f"{kind!r} cannot be imported: {error}") from error
