@@ -122,7 +122,7 @@ def _rows(recipe: MergeRecipe, grid: Grid, group: int) -> list[dict[str, Any]]:
 
 
 def _span(recipe: MergeRecipe, group: int, layers: int) -> list[int]:
-    """Bound the layers i with `i * layer_groups // layers == group`: first, and one past the last."""
+    """Find a group's layers as `Blocks` has them: the first, and one past the last."""
     return [-(-g * layers // recipe.layer_groups) for g in (group, group + 1)]
 
 

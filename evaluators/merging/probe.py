@@ -18,10 +18,10 @@ from evaluators.merging.formulas import Operands
 from evaluators.merging.methods import METHODS, Method
 from evaluators.merging.sample import draw, take_all
 from evaluators.merging.thresholds import TINY_NORM, arc, cosine
-from evaluators.sources import Sources
+from evaluators.sources import Checkpoint, Sources
 
 Values = Mapping[str, Tensor]
-Options = Mapping[str, bool | str]
+Options = Mapping[str, float | bool | str]
 
 
 def supports(method: str) -> bool:
@@ -48,13 +48,14 @@ class DeltaProbe:
         ValueError: layer groups or filters do not fit the model (see `Blocks`).
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         sources: Sources,
         layer_groups: int,
         filters: tuple[str, ...],
         coordinates: int = 4096,
         seed: int = 0,
+        *,
         smoothing: float = 0.01,
     ) -> None:
         base = sources.base
@@ -66,12 +67,9 @@ class DeltaProbe:
             self._sample = take_all(sources, self._names, seed)
         else:
             self._sample = draw(sources, self._names, coordinates, seed)
-        self._base = self._sample.gather([base.tensor(n) for n in self._names])
+        self._base = self._sample.gather(base.tensor)
         self._models = torch.stack(
-            [
-                self._sample.gather([e.tensor(n) for n in self._names])
-                for e in sources.experts.values()
-            ]
+            [self._sample.gather(expert.tensor) for expert in sources.experts.values()]
         )
         blocks = Blocks(base.names, layer_groups, filters)
         place = torch.tensor([blocks.of(name) for name in self._names])
@@ -90,8 +88,8 @@ class DeltaProbe:
             `...`
         """
         entry = METHODS[method]
-        options = {p.name: options.get(p.name, p.default) for p in entry.parameters if p.choices}
-        operands = self._operands(entry, values, options)
+        defaults = {p.name: p.default for p in entry.parameters if p.choices}
+        operands = self._operands(entry, values, {**defaults, **options})
         merged: Tensor = resolve_name(entry.formula)(operands)
         moved = (merged - self._base).abs() * self._sample.importance
         return moved.sum(dim=-1) / self._parameters
@@ -104,11 +102,11 @@ class DeltaProbe:
             density = self._spread(values["density"])
             position = self._ranks if method.trim == "magnitude" else self._sample.uniforms
             keep = smooth_step(density, position, self._smoothing)
-            rescale = self._rescale(options.get("rescale", "none"), keep, density)
+            rescale = self._rescale(str(options.get("rescale", "none")), keep, density)
         if method.pairwise:
             models = torch.cat([self._base[None], models])[-2:]
             t = values.get("t", torch.tensor(0.5, dtype=torch.float64))
-            mix = arc(*torch.broadcast_tensors(self._cosines, t[..., None])).movedim(0, -2)
+            mix = arc(self._cosines, t[..., None]).movedim(0, -2)
         weights = one.expand(len(models), 1)
         return Operands(
             base=self._base,
@@ -125,7 +123,7 @@ class DeltaProbe:
         """Give every coordinate its block's value: `... x K x R x G` → `... x K x S`."""
         return grid[..., self._row, self._group]
 
-    def _rescale(self, kind: bool | str, keep: Tensor, density: Tensor) -> Tensor:
+    def _rescale(self, kind: str, keep: Tensor, density: Tensor) -> Tensor:
         """Compute the survivors' factors, `... x K x S` (see `thresholds.rescale_factor`)."""
         if kind == "none":
             return torch.ones_like(keep)
@@ -149,7 +147,13 @@ class DeltaProbe:
     @cached_property
     def _ranks(self) -> Tensor:
         """`K x S` smallest densities at which trimming by magnitude keeps the coordinates."""
-        return torch.stack([self._sample.ranks(self._deltas(e)) for e in self._sources.experts])
+        read = self._sources.base.tensor
+
+        def ranks(expert: Checkpoint) -> Tensor:
+            # In float32, as the merge subtracts: its ties are these.
+            return self._sample.ranks(lambda n: expert.tensor(n).float() - read(n).float())
+
+        return torch.stack([ranks(expert) for expert in self._sources.experts.values()])
 
     @cached_property
     def _cosines(self) -> Tensor:
@@ -159,11 +163,6 @@ class DeltaProbe:
             cosine(first.tensor(n).flatten(), second.tensor(n).flatten()) for n in self._names
         ]
         return torch.tensor(cosines, dtype=torch.float64)[self._sample.tensor]
-
-    def _deltas(self, expert: str) -> list[Tensor]:
-        """Return an expert's task vectors in float32, as the merge computes them."""
-        base, model = self._sources.base, self._sources.experts[expert]
-        return [model.tensor(n).float() - base.tensor(n).float() for n in self._names]
 
 
 def smooth_step(density: Tensor, position: Tensor, width: float) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,31 +39,31 @@ class Sample:
     uniforms: Tensor
     exhaustive: bool
 
-    def gather(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Read the sampled elements of one model, whose tensors come in the order of `names`.
+    def gather(self, read: Callable[[str], Tensor]) -> Tensor:
+        """Pick the sampled elements out of tensors, `read` by name one at a time.
 
         Returns:
             `S` float64
         """
-        values = torch.empty(len(self.tensor), dtype=torch.float64)
-        for number in self.tensor.unique().tolist():
-            chosen = self.tensor == number
-            values[chosen] = tensors[number].flatten()[self.index[chosen]].double()
-        return values
+        return self._per_tensor(lambda name, index: read(name).flatten()[index].double())
 
-    def ranks(self, deltas: Sequence[Tensor]) -> Tensor:
-        """Rank the sampled elements of one expert by magnitude within their tensors.
+    def ranks(self, read_delta: Callable[[str], Tensor]) -> Tensor:
+        """Rank the sampled elements by magnitude within their tensors.
 
         Args:
-            deltas: task vectors in the order of `names`; only sampled tensors are read.
+            read_delta: tensor name → one expert's task vector.
 
         Returns:
-            `S` float64 in [0, 1]: the smallest density at which trimming keeps the element
+            `S` float64 in [0, 1], see `rank_fractions`.
         """
+        return self._per_tensor(lambda name, index: rank_fractions(read_delta(name), index))
+
+    def _per_tensor(self, function: Callable[[str, Tensor], Tensor]) -> Tensor:
+        """Apply a function of tensor name and element indices to the sampled tensors, in turn."""
         values = torch.empty(len(self.tensor), dtype=torch.float64)
-        for number in self.tensor.unique().tolist():
+        for number in _distinct(self.tensor):
             chosen = self.tensor == number
-            values[chosen] = rank_fractions(deltas[number], self.index[chosen])
+            values[chosen] = function(self.names[number], self.index[chosen])
         return values
 
 
@@ -97,20 +97,20 @@ def draw(sources: Sources, names: Sequence[str], count: int, seed: int) -> Sampl
         for number, name in enumerate(names)
         for start in range(0, sources.base.shape(name).numel(), _BLOCK)
     ]
-    found = [_moved(sources, names[number], start) for number, start in blocks]
-    moved = torch.stack([block.sum() for block in found])
-    sizes = torch.tensor([len(block) for block in found])
-    del found
+    moved = torch.stack([_moved(sources, names[t], start).sum() for t, start in blocks])
+    sizes = torch.tensor(
+        [min(_BLOCK, sources.base.shape(names[t]).numel() - start) for t, start in blocks]
+    )
     # The floor may not vanish, even if all experts equal the base.
     floor = max(FLOOR * float(moved.sum() / sizes.sum()), torch.finfo(torch.float32).tiny)
     ends = (moved + floor * sizes).cumsum(0)
-    engine = SobolEngine(1 + len(sources.experts), scramble=True, seed=seed)
+    engine = SobolEngine(1 + len(sources.experts), scramble=True, seed=seed)  # type: ignore[no-untyped-call]
     points = engine.draw(count, dtype=torch.float64)
     target = points[:, 0] * ends[-1]
     owner = torch.searchsorted(ends, target, right=True).clamp(max=len(blocks) - 1)
     tensor, index = torch.empty((2, count), dtype=torch.int64).unbind(0)
     mass = torch.empty(count, dtype=torch.float64)
-    for block in owner.unique().tolist():
+    for block in _distinct(owner):
         chosen = owner == block
         number, start = blocks[block]
         masses = _moved(sources, names[number], start) + floor
@@ -138,7 +138,8 @@ def rank_fractions(delta: Tensor, index: Tensor) -> Tensor:
         `S` float64
     """
     size = delta.flatten().abs()
-    levels, level = size[index].unique(return_inverse=True)
+    levels = size[index].sort().values
+    level = torch.searchsorted(levels, size[index])
     above = torch.zeros(len(levels) + 1, dtype=torch.int64)
     ties = []
     for start in range(0, len(size), _BLOCK):
@@ -148,6 +149,7 @@ def rank_fractions(delta: Tensor, index: Tensor) -> Tensor:
         equal = (block == levels[place.clamp(max=len(levels) - 1)]) & (block > 0)
         ties.append(place[equal] * len(size) + start + equal.nonzero().flatten())
     # Elements in place p exceed level p - 1, so those above a level are all in later places.
+    # A level asked for several times goes by its first place; the others stay empty.
     larger = len(size) - above.cumsum(0)[level]
     keys = torch.cat(ties).sort().values
     own = level * len(size)
@@ -165,3 +167,7 @@ def _moved(sources: Sources, name: str, start: int) -> Tensor:
     for expert in sources.experts.values():
         total += (expert.tensor(name).flatten()[block].double() - base).abs()
     return total
+
+
+def _distinct(numbers: Tensor) -> list[int]:
+    return sorted(set(numbers.tolist()))

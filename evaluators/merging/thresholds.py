@@ -121,7 +121,7 @@ def rescale_factor(kind: str, delta: Tensor, keep: Tensor, density: float) -> fl
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
-    """Compute the cosine between two tensors of n elements, in float64; 0 if one of them is zero."""
+    """Compute the cosine between two tensors of n elements in float64; 0 if one is zero."""
     norms = (dot(a, a) * dot(b, b)) ** 0.5
     return max(-1.0, min(1.0, dot(a, b) / norms)) if norms > 0 else 0.0
 

@@ -1,0 +1,159 @@
+"""What every merge operator must do. Inherit the class; tests take `method`, a key of `METHODS`.
+
+    @pytest.mark.parametrize("method", METHODS)
+    class TestEveryOperator(OperatorContract): ...
+
+An operator of a new kind says in `_parameters` how its parameters express "no effect" and "this
+expert alone".
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import in_memory, merged, random_tensors, recipe_of
+
+from evaluators.merging.engine import MergeEngine
+from evaluators.merging.methods import METHODS
+from evaluators.merging.stored import stored_digest
+from evaluators.recipe import WHOLE
+from evaluators.sources import Sources, open_checkpoint
+
+DTYPES = ("float32", "bfloat16", "float16")
+TINY = {"one": (1,), "scalar": (), "row": (1, 5), "none": (0,), "empty": (0, 3), "pair": (2,)}
+
+
+def choices(method: str) -> list[dict[str, Any]]:
+    """Every combination of the operator's choices."""
+    options = [p for p in METHODS[method].parameters if p.choices]
+    return [
+        dict(zip([p.name for p in options], values, strict=True))
+        for values in product(*[p.choices or () for p in options])
+    ]
+
+
+def _parameters(sources: Sources, method: str, strength: float, **more: Any) -> dict[str, Any]:
+    """Every expert at weight `strength` (t of a pairwise operator), and whatever else fits."""
+    entry = METHODS[method]
+    own = {"weight": strength, "density": 1.0} | more
+    whole = {"t": strength} | more
+    return {
+        owner: {k: v for k, v in values.items() if (p := entry.parameter(k)) and p.scope == scope}
+        for owner, values, scope in [
+            *[(expert, own, "expert") for expert in sources.experts],
+            (WHOLE, whole, "merge"),
+        ]
+    }
+
+
+def _sources(method: str, dtype: torch.dtype = torch.float32, experts: int = 3) -> Sources:
+    """A base and experts around it; a pairwise operator gets two at most."""
+    base = random_tensors(0)
+    count = min(experts, 2) if METHODS[method].pairwise else experts
+    models = {f"e{k}": random_tensors(k + 1, base) for k in range(count)}
+    cast = {n: {k: v.to(dtype) for k, v in m.items()} for n, m in {"base": base, **models}.items()}
+    return in_memory(cast.pop("base"), **cast)
+
+
+class OperatorContract:
+    """The contract."""
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_zero_weights_give_the_base_bit_for_bit(self, method: str, dtype: str) -> None:
+        experts = 1 if METHODS[method].pairwise else 3
+        sources = _sources(method, getattr(torch, dtype), experts)
+        for options in choices(method):
+            parameters = _parameters(sources, method, 0.0, density=0.5, **options)
+            result = merged(sources, recipe_of(sources, method, parameters, dtype=dtype))
+            for name, tensor in result.items():
+                assert torch.equal(tensor, sources.base.tensor(name)), (options, name)
+
+    def test_one_expert_at_full_weight_is_that_expert(self, method: str) -> None:
+        sources = _sources(method, experts=1)
+        for options in choices(method):
+            parameters = _parameters(sources, method, 1.0, **options)
+            result = merged(sources, recipe_of(sources, method, parameters))
+            for name, tensor in result.items():
+                torch.testing.assert_close(
+                    tensor, sources.experts["e0"].tensor(name), rtol=1e-6, atol=1e-6
+                )
+
+    def test_the_order_of_experts_does_not_matter(self, method: str) -> None:
+        sources = _sources(method)
+        turned = Sources(sources.base, dict(reversed(sources.experts.items())))
+        for options in choices(method):
+            parameters = _parameters(sources, method, 0.3, density=0.6, **options)
+            mirrored = _parameters(sources, method, 0.7, density=0.6, **options)
+            other = mirrored if METHODS[method].pairwise else parameters
+            one = merged(sources, recipe_of(sources, method, parameters))
+            two = merged(turned, recipe_of(turned, method, other))
+            for name in one:
+                torch.testing.assert_close(one[name], two[name], rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_every_type_is_the_rounded_float32_result(self, method: str, dtype: str) -> None:
+        sources = _sources(method, getattr(torch, dtype))
+        for options in choices(method):
+            parameters = _parameters(sources, method, 0.4, density=0.6, **options)
+            exact = merged(sources, recipe_of(sources, method, parameters))
+            cast = merged(sources, recipe_of(sources, method, parameters, dtype=dtype))
+            for name in exact:
+                assert torch.equal(cast[name], exact[name].to(getattr(torch, dtype)))
+
+    @pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
+    def test_tiny_and_empty_tensors(self, method: str, density: float) -> None:
+        base = {name: torch.full(shape, 2.0) for name, shape in TINY.items()}
+        first = {name: torch.full(shape, 3.0) for name, shape in TINY.items()}
+        second = {name: torch.full(shape, 2.5) for name, shape in TINY.items()}
+        sources = in_memory(base, e0=first, e1=second)
+        for options in choices(method):
+            parameters = _parameters(sources, method, 0.5, density=density, **options)
+            for name, tensor in merged(sources, recipe_of(sources, method, parameters)).items():
+                assert tensor.shape == TINY[name]
+                assert torch.isfinite(tensor).all()
+
+    def test_density_zero_keeps_nothing_and_one_everything(self, method: str) -> None:
+        if METHODS[method].parameter("density") is None:
+            pytest.skip("has no density")
+        sources = _sources(method)
+        for options in choices(method):
+            nothing = recipe_of(
+                sources, method, _parameters(sources, method, 0.8, density=0.0, **options)
+            )
+            for name, tensor in merged(sources, nothing).items():
+                assert torch.equal(tensor, sources.base.tensor(name))
+            full = _parameters(sources, method, 0.8, density=1.0, **options)
+            one = merged(sources, recipe_of(sources, method, full, seed=1))
+            two = merged(sources, recipe_of(sources, method, full, seed=2))
+            assert all(torch.equal(one[name], two[name]) for name in one)
+            assert not torch.equal(one["head.weight"], sources.base.tensor("head.weight"))
+
+    def test_identical_models_merge_to_themselves(self, method: str) -> None:
+        base = random_tensors(0)
+        sources = in_memory(base, e0=base, e1=base)
+        for options in choices(method):
+            if method == "linear" and not options["normalize"]:
+                continue  # a plain weighted sum is no average
+            parameters = _parameters(sources, method, 0.7, density=0.5, **options)
+            for name, tensor in merged(sources, recipe_of(sources, method, parameters)).items():
+                torch.testing.assert_close(tensor, base[name], rtol=1e-6, atol=1e-6)
+
+    def test_live_and_streamed_results_are_the_same(self, method: str, tmp_path: Path) -> None:
+        sources = _sources(method)
+        recipe = recipe_of(
+            sources, method, _parameters(sources, method, 0.4, density=0.6), dtype="bfloat16"
+        )
+        target = {
+            n: torch.empty(t.shape, dtype=torch.bfloat16) for n, t in sources.base.tensors.items()
+        }
+        live = MergeEngine(sources).merge_into(recipe, target)
+        streamed = MergeEngine(sources).write(recipe, tmp_path)
+        (tmp_path / "config.json").write_text("{}")
+        stored = open_checkpoint(sources.base.ref.model_copy(update={"path": str(tmp_path)}))
+        assert live.digest == streamed.digest == stored_digest(tmp_path)
+        assert live.delta_l1 == streamed.delta_l1
+        assert all(torch.equal(target[name], stored.tensor(name)) for name in target)

@@ -1,0 +1,211 @@
+"""The merge operators: hand-computed answers, a scalar reference, and the operator contract."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import cos, pi, sin
+from pkgutil import resolve_name
+
+import pytest
+import torch
+from contracts.operator_contract import OperatorContract
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from evaluators.merging import formulas
+from evaluators.merging.formulas import Operands
+from evaluators.merging.methods import METHODS
+from evaluators.merging.thresholds import (
+    absolute_sum,
+    arc,
+    cosine,
+    dot,
+    keep_largest,
+    rescale_factor,
+)
+
+
+@pytest.mark.parametrize("method", METHODS)
+class TestEveryOperator(OperatorContract):
+    """All of `METHODS` keep the contract."""
+
+
+BASE = torch.tensor([1.0, 1.0, 1.0, 1.0])
+DELTAS = torch.tensor([[4.0, -2.0, 1.0, 0.0], [2.0, 6.0, -1.0, 0.5]])
+
+
+def operands(weights: tuple[float, ...] = (1.0, 0.5), *, normalize: bool = False) -> Operands:
+    one = torch.ones(1, 1)
+    return Operands(
+        base=BASE,
+        models=BASE + DELTAS,
+        weights=torch.tensor(weights)[:, None],
+        keep=one,
+        rescale=one,
+        mix=one,
+        scale=torch.ones(1),
+        normalize=normalize,
+    )
+
+
+def test_linear_by_hand() -> None:
+    # models: 5 -1 2 1 and 3 7 0 1.5; sums with weights 1 and 1/2
+    torch.testing.assert_close(formulas.linear(operands()), torch.tensor([6.5, 2.5, 2.0, 1.75]))
+    average = torch.tensor([6.5, 2.5, 2.0, 1.75]) / 1.5
+    torch.testing.assert_close(formulas.linear(operands(normalize=True)), average)
+
+
+def test_linear_without_weights_is_the_base_and_cancelling_weights_have_no_average() -> None:
+    assert torch.equal(formulas.linear(operands((0.0, 0.0), normalize=True)), BASE)
+    assert not torch.isfinite(formulas.linear(operands((1.0, -1.0), normalize=True))).any()
+
+
+def test_task_arithmetic_by_hand() -> None:
+    x = replace(operands(), scale=torch.tensor([2.0]))
+    # weighted sums: 5 1 .5 .25, doubled, on a base of 1
+    torch.testing.assert_close(formulas.task_arithmetic(x), torch.tensor([11.0, 3.0, 2.0, 1.5]))
+    normalized = formulas.task_arithmetic(replace(x, normalize=True))
+    torch.testing.assert_close(normalized, 1 + torch.tensor([10.0, 2.0, 1.0, 0.5]) / 1.5)
+
+
+def test_task_arithmetic_does_not_divide_by_cancelling_weights() -> None:
+    x = operands((1.0, -1.0), normalize=True)
+    torch.testing.assert_close(formulas.task_arithmetic(x), BASE + DELTAS[0] - DELTAS[1])
+
+
+def test_ties_by_hand() -> None:
+    # weighted: (4, -2, 1, 0) and (1, 3, -.5, .25); elected signs + + + +
+    torch.testing.assert_close(formulas.ties(operands()), torch.tensor([6.0, 4.0, 2.0, 1.25]))
+    # divided by the weights of those that agree: 1.5, .5, 1, .5
+    expected = 1 + torch.tensor([5 / 1.5, 3 / 0.5, 1.0, 0.25 / 0.5])
+    torch.testing.assert_close(formulas.ties(operands(normalize=True)), expected)
+
+
+def test_ties_elects_plus_when_the_sum_is_zero() -> None:
+    x = replace(operands((1.0, 1.0)), models=BASE + torch.tensor([[2.0] * 4, [-2.0] * 4]))
+    torch.testing.assert_close(formulas.ties(x), BASE + 2)
+
+
+def test_ties_counts_only_survivors() -> None:
+    keep = torch.tensor([[1.0, 1.0, 0.0, 1.0], [0.0, 1.0, 1.0, 0.0]])
+    x = replace(operands((1.0, 0.5), normalize=True), keep=keep)
+    # survivors weighted: (4, -2, 0, 0) and (0, 3, -.5, 0); nothing survives in the last
+    expected = 1 + torch.tensor([4.0, 3 / 0.5, -0.5 / 0.5, 0.0])
+    torch.testing.assert_close(formulas.ties(x), expected)
+
+
+def test_dare_by_hand() -> None:
+    keep = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 1.0, 0.0]])
+    x = replace(operands((1.0, 1.0)), keep=keep, rescale=torch.tensor([[2.0], [4.0]]))
+    # survivors rescaled: (8, 0, 0, 0) and (0, 24, -4, 0)
+    expected = torch.tensor([9.0, 25.0, -3.0, 1.0])
+    torch.testing.assert_close(formulas.dare_linear(x), expected)
+    torch.testing.assert_close(formulas.dare_ties(x), expected)
+
+
+def test_slerp_by_hand() -> None:
+    # A quarter turn between vectors of lengths 1 and 3, a third of the way: 30 degrees.
+    first, second = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 3.0])
+    mix = arc(torch.tensor(cosine(first, second)), torch.tensor(1 / 3))
+    models = torch.stack([first, second])
+    x = replace(operands(), base=first, models=models, mix=mix[:, None])
+    expected = torch.tensor([cos(pi / 6), 3 * sin(pi / 6)])
+    torch.testing.assert_close(formulas.slerp(x), expected)
+
+
+@pytest.mark.parametrize("value", [1.0, 0.9996, -0.9996, -1.0])
+def test_nearly_collinear_vectors_are_mixed_linearly(value: float) -> None:
+    mix = arc(torch.tensor(value), torch.tensor(0.25))
+    torch.testing.assert_close(mix, torch.tensor([0.75, 0.25]))
+
+
+def test_batches_broadcast() -> None:
+    weights = torch.tensor([[1.0, 0.5], [0.0, 0.0], [-1.0, 2.0]])
+    for name in ("linear", "task_arithmetic", "ties"):
+        formula = resolve_name(METHODS[name].formula)
+        batch = formula(replace(operands(), weights=weights[..., None]))
+        for row, w in zip(batch, weights, strict=True):
+            assert torch.equal(row, formula(operands(tuple(w.tolist()))))
+
+
+def scalar_ties(deltas: list[list[float]], weights: list[float], *, normalize: bool) -> list[float]:
+    """TIES after trimming, one number at a time."""
+    result = []
+    for column in zip(*deltas, strict=True):
+        terms = [(w * d, w) for d, w in zip(column, weights, strict=True)]
+        sign = 1 if sum(v for v, _ in terms) >= 0 else -1
+        agreeing = [(v, w) for v, w in terms if v * sign > 0]
+        total = sum(w for _, w in agreeing) if normalize else 1.0
+        result.append(sum(v for v, _ in agreeing) / (total if total != 0 else 1.0))
+    return result
+
+
+quarters = st.integers(-12, 12).map(lambda i: i / 4)  # exact in float32, and often tied or zero
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), normalize=st.booleans())
+def test_ties_equals_the_scalar_reference(data: st.DataObject, normalize: bool) -> None:
+    K, n = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 6))
+    deltas = data.draw(st.lists(st.lists(quarters, min_size=n, max_size=n), min_size=K, max_size=K))
+    weights = data.draw(st.lists(quarters, min_size=K, max_size=K))
+    x = replace(
+        operands(tuple(weights), normalize=normalize),
+        base=torch.zeros(n),
+        models=torch.tensor(deltas),
+    )
+    expected = torch.tensor(scalar_ties(deltas, weights, normalize=normalize))
+    torch.testing.assert_close(formulas.ties(x), expected, rtol=1e-6, atol=1e-6)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    values=st.lists(quarters, min_size=1, max_size=30),
+    density=st.floats(0, 1, allow_subnormal=False),
+)
+def test_trimming_keeps_the_first_of_a_stable_sort(values: list[float], density: float) -> None:
+    count = max(1, int(density * len(values))) if density > 0 else 0
+    order = sorted(range(len(values)), key=lambda i: (-abs(values[i]), i))
+    keep = keep_largest(torch.tensor(values), density)
+    assert set(keep.nonzero().flatten().tolist()) == set(order[:count])
+
+
+def test_trimming_an_empty_tensor() -> None:
+    assert keep_largest(torch.empty(0), 0.5).shape == (0,)
+
+
+def test_rescale_factors_by_hand() -> None:
+    delta, keep = torch.tensor([3.0, -1.0, 4.0]), torch.tensor([True, True, False])
+    assert rescale_factor("l1", delta, keep, 0.5) == 2.0  # 8 / 4
+    assert rescale_factor("inverse_density", delta, keep, 0.25) == 4.0
+    assert rescale_factor("none", delta, keep, 0.25) == 1.0
+
+
+@pytest.mark.parametrize("kind", ["l1", "inverse_density"])
+def test_nothing_kept_is_not_rescaled(kind: str) -> None:
+    assert rescale_factor(kind, torch.ones(3), torch.zeros(3, dtype=torch.bool), 0.0) == 1.0
+
+
+def test_l1_leaves_near_identical_tensors_alone() -> None:
+    delta = torch.tensor([4e-8, 4e-8])
+    assert rescale_factor("l1", delta, torch.tensor([True, False]), 0.5) == 1.0
+
+
+def test_sums_do_not_depend_on_threads() -> None:
+    x = torch.randn(200_000, generator=torch.Generator().manual_seed(0))
+    threads = torch.get_num_threads()
+    found = set()
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        found.add((absolute_sum(x), dot(x, x)))
+    torch.set_num_threads(threads)
+    assert len(found) == 1
+    assert found.pop() == pytest.approx(
+        (float(x.abs().double().sum()), float((x.double() ** 2).sum()))
+    )
+
+
+def test_cosine_of_a_zero_vector_is_zero() -> None:
+    zero: Tensor = torch.zeros(3)
+    assert cosine(zero, torch.ones(3)) == 0.0
