@@ -1,18 +1,25 @@
 """What crosses the border to a worker process, and what the worker does with it.
 
-`Workbench` says what a worker keeps warm (sources, live model, benchmarks); `EvaluationJob` asks for
-one candidate; `EvaluationResult` answers with scores or with a typed failure, never with a fake
-number. All three are picklable.
+`Workbench` says what a worker keeps warm (sources, live model, benchmarks); `EvaluationJob` asks
+for one candidate; `EvaluationResult` answers with scores or with a typed failure, never with a fake
+number. All three are picklable. `Worker` turns jobs into results, in whatever process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from evaluators.benchmarks.benchmark import Score, Split
-from evaluators.recipe import MergeRecipe, ModelRef
+from evaluators.benchmarks.benchmark import Benchmark, Score, Split, score
+from evaluators.recipe import DType, MergeRecipe, ModelRef
+
+if TYPE_CHECKING:
+    from evaluators.merging.engine import MergeEngine
+    from evaluators.models import LiveModel
 
 FailureKind = Literal[
     "invalid_recipe", "non_finite", "out_of_memory", "timeout", "worker_lost", "benchmark_error"
@@ -31,7 +38,7 @@ RETRIED: dict[FailureKind, bool] = {
 
 @dataclass(frozen=True)
 class BenchmarkSpec:
-    """One benchmark as a worker opens it: a key of `BENCHMARKS` or a dotted path, and its options."""
+    """One benchmark as a worker opens it: a key of `BENCHMARKS` or a dotted path; its options."""
 
     kind: str
     options: Mapping[str, Any]
@@ -61,7 +68,7 @@ class EvaluationJob:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why there are no scores. `message` is one line for the user, `detail` a traceback or log tail."""
+    """Why there are no scores. `message` is one line, `detail` a traceback or the end of a log."""
 
     kind: FailureKind
     message: str
@@ -85,3 +92,131 @@ class EvaluationResult:
     timings: Mapping[str, float] = field(default_factory=dict)
     digest: str = ""
     failure: Failure | None = None
+
+
+class Worker:
+    """Answers jobs one after another and keeps everything that the next one can use again.
+
+    Sources and benchmarks are opened once; the live model is opened for a recipe's dtype and
+    opened again only for another. It sets torch's number of threads in its process.
+    """
+
+    def __init__(self, workbench: Workbench) -> None:
+        self._workbench = workbench
+        self._engine: MergeEngine | None = None
+        self._benchmarks: dict[str, Benchmark] = {}
+        self._model: LiveModel | None = None
+        self._dtype: DType | None = None
+
+    def warm(self) -> None:
+        """Open sources and benchmarks, and import what the live model needs.
+
+        Raises:
+            Exception: whatever opening raises; `run` would answer with it as a failure.
+        """
+        import torch
+
+        import evaluators.models  # noqa: F401  imports transformers, which takes seconds
+
+        torch.set_num_threads(self._workbench.threads)
+        self._open_engine()
+        self._open_benchmarks()
+
+    def run(
+        self, job: EvaluationJob, started: Callable[[], None] = lambda: None
+    ) -> EvaluationResult:
+        """Merge, measure and score one candidate. Never raises but for Ctrl-C.
+
+        Args:
+            job: what to evaluate.
+            started: called when everything is loaded and the job itself begins.
+        """
+        timings: dict[str, float] = {}
+        try:
+            with _timed(timings, "load_s"):
+                self.warm()
+                engine, model = self._open_engine(), self._open_model(job.recipe.dtype)
+            started()
+            return self._evaluate(job, engine, model, timings)
+        except Exception as error:
+            return EvaluationResult(
+                job.trial, job.attempt, timings=timings, failure=_failure(error)
+            )
+
+    def _evaluate(
+        self, job: EvaluationJob, engine: MergeEngine, model: LiveModel, timings: dict[str, float]
+    ) -> EvaluationResult:
+        with _timed(timings, "merge_s"):
+            report = engine.merge_into(job.recipe, model.tensors)
+        if report.non_finite > 0:
+            failure = Failure(
+                "non_finite", f"{report.non_finite} of {report.parameters} merged weights"
+            )
+            return EvaluationResult(
+                job.trial, job.attempt, timings=timings, digest=report.digest, failure=failure
+            )
+        scores = {}
+        for name, items in job.items.items():
+            with _timed(timings, f"{name}_s"):
+                scores[name] = score(self._benchmarks[name], model, job.split, items)
+        measures = {"delta_l1": report.delta_l1}
+        return EvaluationResult(job.trial, job.attempt, scores, measures, timings, report.digest)
+
+    def _open_engine(self) -> MergeEngine:
+        from evaluators.merging.engine import MergeEngine
+        from evaluators.sources import open_sources
+
+        if self._engine is None:
+            sources = open_sources(self._workbench.base, self._workbench.experts)
+            self._engine = MergeEngine(sources)
+        return self._engine
+
+    def _open_benchmarks(self) -> None:
+        from evaluators.benchmarks.table import open_benchmark
+
+        for name, spec in self._workbench.benchmarks.items():
+            if name not in self._benchmarks:
+                self._benchmarks[name] = open_benchmark(spec.kind, spec.options)
+
+    def _open_model(self, dtype: DType) -> LiveModel:
+        from evaluators.models import open_model
+
+        if self._model is None or self._dtype != dtype:
+            self._model = None  # before the next one is in memory
+            folder = self._open_engine().sources.base.folder
+            self._model, self._dtype = open_model(folder, dtype, self._workbench.device), dtype
+        return self._model
+
+
+@contextmanager
+def _timed(timings: dict[str, float], part: str) -> Iterator[None]:
+    begun = time.perf_counter()
+    try:
+        yield
+    finally:
+        timings[part] = time.perf_counter() - begun
+
+
+def _failure(error: Exception) -> Failure:
+    from evaluators.merging.settings import RecipeError
+
+    kind: FailureKind = "benchmark_error"
+    if _is_out_of_memory(error):
+        kind = "out_of_memory"
+    elif isinstance(error, RecipeError):
+        kind = "invalid_recipe"
+    lines = str(error).strip().splitlines()
+    message = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return Failure(kind, message, "".join(traceback.format_exception(error)))
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Look through what the error was raised from, too: a benchmark may have wrapped it."""
+    from torch import OutOfMemoryError
+
+    if isinstance(error, (MemoryError, OutOfMemoryError)):
+        return True
+    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
+        return True  # torch's allocator on the CPU has no type of its own
+    cause = error.__cause__ or error.__context__
+    return cause is not None and _is_out_of_memory(cause)
