@@ -1,0 +1,150 @@
+"""The executors under their contract, and what is the process pool's own."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from contracts.pool_contract import PoolContract, is_running, job, until, workbench_of
+
+from evaluators.pool import InlinePool, ProcessPool, open_pool
+from evaluators.recipe import ModelRef
+from evaluators.worker import EvaluationJob, Workbench
+
+ROOT = Path(__file__).parents[2]
+
+
+class TestInline(PoolContract):
+    executor = "inline"
+    survives_crashes = False
+
+    def test_there_is_one_worker(self, workbench: Workbench) -> None:
+        with pytest.raises(ValueError, match="exactly one worker, not 2"):
+            open_pool("inline", workbench, 2)
+
+
+class TestProcess(PoolContract):
+    executor = "process"
+
+    def test_a_worker_ignores_ctrl_c_and_writes_to_its_log(
+        self, pool: ProcessPool, workbench: Workbench, folder: Path, capfd: pytest.CaptureFixture
+    ) -> None:
+        before = self.answer(pool, job(workbench, 1, "memory", "shout")).scores["memory"].outcomes
+        os.kill(int(before[0]), signal.SIGINT)
+        after = self.answer(pool, job(workbench, 2, "memory", "shout")).scores["memory"].outcomes
+        assert after[0] == before[0]
+        log = (folder / "logs" / "worker-0.log").read_text()
+        assert log.count("a benchmark was here") >= 2
+        assert capfd.readouterr() == ("", "")
+
+
+def test_an_executor_may_be_named_by_its_path(tmp_path: Path) -> None:
+    nowhere = Workbench(ModelRef(path=str(tmp_path)), {}, {})
+    with open_pool("evaluators.pool:InlinePool", nowhere, 1) as pool:
+        assert isinstance(pool, InlinePool)
+
+
+def test_sources_that_cannot_be_opened_fail_the_job(tmp_path: Path) -> None:
+    workbench = workbench_of(tmp_path)
+    asked = job(workbench, 1, "first")
+    (tmp_path / "expert" / "model.safetensors").unlink()
+    with open_pool("process", workbench, 1) as pool:
+        pool.submit(asked)
+        (result,) = pool.collect(None)
+    assert result.failure is not None
+    assert result.failure.kind == "benchmark_error"
+    assert "expert" in result.failure.message
+
+
+def test_loading_has_a_time_limit_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evaluators.pool.LOADING_TIMEOUT_S", 0.01)
+    workbench = workbench_of(tmp_path)
+    with open_pool("process", workbench, 1) as pool:
+        pool.submit(job(workbench, 1, "first"))
+        (result,) = pool.collect(None)
+    assert result.failure is not None
+    assert result.failure.kind == "timeout"
+    assert "not open within 0.01 s" in result.failure.message
+
+
+def test_closing_leaves_no_process() -> None:
+    nowhere = Workbench(ModelRef(path="nowhere"), {}, {})
+    before = _children()
+    with open_pool("process", nowhere, 2) as pool:
+        started = _children() - before
+        assert pool.free == 2
+    pool.close()
+    assert len(started) >= 2
+    assert not any(is_running(pid) for pid in started if "resource_tracker" not in _command(pid))
+
+
+LEFT_OPEN = """
+import sys
+from evaluators.pool import open_pool
+from evaluators.recipe import ModelRef
+from evaluators.worker import Workbench
+
+def main():
+    pool = open_pool("process", Workbench(ModelRef(path="nowhere"), {}, {}), 1)
+    print(pool.free)
+
+if __name__ == "__main__":
+    sys.exit(main())
+"""
+
+
+def test_a_pool_left_open_lets_a_console_script_end(tmp_path: Path) -> None:
+    script = tmp_path / "mmmo"
+    script.write_text(LEFT_OPEN)
+    command = [sys.executable, script]
+    done = subprocess.run(
+        command, env=_environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
+
+
+HANGS = """
+import pickle, sys
+from evaluators.pool import open_pool
+workbench, job = pickle.loads(bytes.fromhex(sys.argv[1]))
+pool = open_pool("process", workbench, 1)
+pool.submit(job)
+pool.collect(None)
+"""
+
+
+def test_workers_die_with_a_killed_parent(tmp_path: Path) -> None:
+    workbench = workbench_of(tmp_path)
+    asked: tuple[Workbench, EvaluationJob] = (workbench, job(workbench, 1, "hang"))
+    parent = subprocess.Popen(
+        [sys.executable, "-c", HANGS, pickle.dumps(asked).hex()], env=_environment()
+    )
+    until((tmp_path / "pids").exists)
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    assert all(is_running(pid) for pid in pids)
+    parent.kill()
+    parent.wait()
+    until(lambda: not any(is_running(pid) for pid in pids))
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+
+
+def _children() -> set[int]:
+    threads = Path("/proc/self/task").iterdir()
+    return {int(pid) for t in threads for pid in (t / "children").read_text().split()}
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
