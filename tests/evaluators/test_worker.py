@@ -1,0 +1,144 @@
+"""One worker in this process: what it answers, how it fails, what it keeps."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from contracts.pool_contract import job, workbench_of
+from safetensors.torch import load_file
+
+from evaluators.recipe import MergeRecipe
+from evaluators.worker import BenchmarkSpec, EvaluationJob, FailureKind, Workbench, Worker
+
+
+@pytest.fixture(scope="module")
+def workbench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+    return workbench_of(tmp_path_factory.mktemp("worker"))
+
+
+@pytest.fixture
+def worker(workbench: Workbench) -> Iterator[Worker]:
+    before = torch.get_num_threads()
+    yield Worker(workbench)
+    torch.set_num_threads(before)
+
+
+def changed(asked: EvaluationJob, **recipe: object) -> EvaluationJob:
+    content = asked.recipe.model_dump() | recipe
+    return replace(asked, recipe=MergeRecipe.model_validate(content))
+
+
+def embeddings(workbench: Workbench, owner: str) -> torch.Tensor:
+    ref = workbench.base if owner == "base" else workbench.experts[owner]
+    return load_file(Path(ref.path) / "model.safetensors")["model.embed_tokens.weight"].flatten()
+
+
+def test_scores_are_of_the_merged_model(worker: Worker, workbench: Workbench) -> None:
+    result = worker.run(job(workbench, 7, "first", weight=0.25))
+    base, expert = embeddings(workbench, "base"), embeddings(workbench, "expert")
+    expected = (base + 0.25 * (expert - base))[:8].numpy()
+    assert result.failure is None
+    score = result.scores["first"]
+    np.testing.assert_allclose(score.outcomes, expected, rtol=1e-5)
+    assert score.value == pytest.approx(expected.mean(), rel=1e-5)
+    assert (result.trial, result.attempt, score.n, score.split) == (7, 1, 8, "search")
+    assert list(result.measures) == ["delta_l1"]
+    assert result.measures["delta_l1"] > 0
+    assert set(result.timings) == {"load_s", "merge_s", "first_s"}
+    assert len(result.digest) == 64
+
+
+def test_only_the_items_asked_for_are_scored(worker: Worker, workbench: Workbench) -> None:
+    asked = job(workbench, 1, "first")
+    whole = worker.run(asked).scores["first"]
+    part = worker.run(replace(asked, items={"first": slice(2, 5)}, split="held_out"))
+    assert list(part.scores) == ["first"]
+    assert part.scores["first"].split == "held_out"
+    assert np.array_equal(part.scores["first"].outcomes, whole.outcomes[2:5])
+
+
+def test_one_live_model_serves_until_the_type_changes(worker: Worker, workbench: Workbench) -> None:
+    asked = job(workbench, 1, "memory")
+    narrow = changed(asked, dtype="bfloat16")
+    jobs = [asked, asked, narrow, narrow, asked]
+    results = [worker.run(j) for j in jobs]
+    facts = [r.scores["memory"].outcomes[1:3].tolist() for r in results]
+    assert facts == [[1, 1], [2, 1], [3, 2], [4, 2], [5, 3]]  # calls, live models seen
+    assert results[0].digest == results[1].digest == results[4].digest != results[2].digest
+
+
+def test_the_thread_count_is_set(workbench: Workbench) -> None:
+    before = torch.get_num_threads()
+    try:
+        Worker(replace(workbench, threads=3)).warm()
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_clock_starts_when_all_is_loaded(worker: Worker, workbench: Workbench) -> None:
+    starts: list[str] = []
+    worker.run(job(workbench, 1, "first"), lambda: starts.append("first"))
+    worker.run(job(workbench, 2, "raise"), lambda: starts.append("second"))
+    absent = replace(workbench, experts={"expert": workbench.base.model_copy(update={"path": "?"})})
+    failed = Worker(absent).run(job(workbench, 3, "first"), lambda: starts.append("third"))
+    assert failed.failure is not None
+    assert starts == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "kind", "message"),
+    [
+        ("raise", "benchmark_error", "RuntimeError: this benchmark cannot score"),
+        ("outofmemory", "out_of_memory", "allocate memory"),
+        ("wrapped", "out_of_memory", "ValueError: too big"),
+    ],
+)
+def test_an_error_while_scoring_is_typed(
+    workbench: Workbench, benchmark: str, kind: FailureKind, message: str
+) -> None:
+    more = dict(workbench.benchmarks) | {"wrapped": BenchmarkSpec("plugins:Wrapped", {})}
+    worker = Worker(replace(workbench, benchmarks=more))
+    result = worker.run(job(workbench, 1, "first", benchmark))
+    assert result.failure is not None
+    assert result.failure.kind == kind
+    assert message in result.failure.message
+    assert "\n" not in result.failure.message
+    assert result.failure.detail.startswith("Traceback")
+    assert "plugins.py" in result.failure.detail
+    assert result.scores == {}
+    assert {"merge_s", f"{benchmark}_s"} < set(result.timings)
+    assert pickle.loads(pickle.dumps(result)) == result
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"method": "no_such"},
+        {"parameters": {"expert": {"no_such": 1.0}}},
+        {"base": {"path": "elsewhere"}},
+    ],
+    ids=["method", "parameters", "base"],
+)
+def test_a_recipe_that_does_not_fit_is_invalid(
+    worker: Worker, workbench: Workbench, recipe: dict[str, object]
+) -> None:
+    result = worker.run(changed(job(workbench, 1, "first"), **recipe))
+    assert result.failure is not None
+    assert result.failure.kind == "invalid_recipe"
+
+
+def test_weights_that_overflow_are_not_scored(worker: Worker, workbench: Workbench) -> None:
+    asked = changed(job(workbench, 1, "first", weight=1e6), dtype="float16")
+    result = worker.run(asked)
+    assert result.failure is not None
+    assert result.failure.kind == "non_finite"
+    assert result.scores == {}
+    again = worker.run(job(workbench, 2, "first"))
+    assert again.failure is None
