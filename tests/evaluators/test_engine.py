@@ -1,0 +1,251 @@
+"""The merge engine: in place, onto disk, reports, and one line for every recipe that cannot be."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import TINY_SHAPES, in_memory, merged, random_tensors, recipe_of
+from safetensors.torch import load_file
+
+from evaluators.merging import engine as engine_module
+from evaluators.merging.engine import MergeEngine, RecipeError
+from evaluators.merging.masks import uniform
+from evaluators.merging.stored import stored_digest
+from evaluators.recipe import MergeRecipe, ModelRef
+from evaluators.sources import SourceError, Sources
+
+BASE = random_tensors(0)
+SOURCES = in_memory(BASE, a=random_tensors(1, BASE), b=random_tensors(2, BASE))
+
+
+def recipe(method: str = "task_arithmetic", parameters: Any = None, **more: Any) -> MergeRecipe:
+    return recipe_of(SOURCES, method, parameters or {}, **more)
+
+
+def target(dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    return {name: torch.zeros(shape, dtype=dtype) for name, shape in TINY_SHAPES.items()}
+
+
+def test_the_report_by_hand(tmp_path: Path) -> None:
+    base = {"w": torch.tensor([1.0, 2.0]), "v": torch.tensor([0.0])}
+    sources = in_memory(base, a={"w": torch.tensor([2.0, 0.0]), "v": torch.tensor([3.0])})
+    half = recipe_of(sources, "task_arithmetic", {"a": {"weight": 0.5}})
+    live = {"w": torch.empty(2), "v": torch.empty(1)}
+    report = MergeEngine(sources).merge_into(half, live)
+    assert live["w"].tolist() == [1.5, 1.0]
+    assert live["v"].tolist() == [1.5]
+    assert report.parameters == 3
+    assert report.non_finite == 0
+    assert report.delta_l1 == (0.5 + 1.0 + 1.5) / 3
+    assert report.seconds > 0
+    parts = [
+        hashlib.sha256(f"{name}\0float32\0{shape}\0".encode() + live[name].numpy().tobytes())
+        for name, shape in (("v", [1]), ("w", [2]))
+    ]
+    expected = "\n".join(part.hexdigest() for part in parts)
+    assert report.digest == hashlib.sha256(expected.encode()).hexdigest()
+    assert MergeEngine(sources).write(half, tmp_path).digest == report.digest
+
+
+def test_delta_is_measured_after_the_cast() -> None:
+    sources = in_memory({"w": torch.tensor([1.0])}, a={"w": torch.tensor([1.0 + 2**-12])})
+    live = {"w": torch.empty(1, dtype=torch.bfloat16)}
+    once = recipe_of(sources, "task_arithmetic", {}, dtype="bfloat16")
+    assert MergeEngine(sources).merge_into(once, live).delta_l1 == 0.0
+
+
+def test_non_finite_values_are_counted() -> None:
+    sources = in_memory({"w": torch.ones(3)}, a={"w": torch.tensor([1.0, 1e5, 2e5])})
+    live = {"w": torch.empty(3, dtype=torch.float16)}
+    once = recipe_of(sources, "task_arithmetic", {}, dtype="float16")
+    assert MergeEngine(sources).merge_into(once, live).non_finite == 2
+
+
+def test_live_parameters_are_written_in_place() -> None:
+    live = {n: torch.nn.Parameter(t) for n, t in target(torch.bfloat16).items()}
+    storage = {name: parameter.data_ptr() for name, parameter in live.items()}
+    MergeEngine(SOURCES).merge_into(recipe(dtype="bfloat16"), live)
+    assert {name: parameter.data_ptr() for name, parameter in live.items()} == storage
+    expected = merged(SOURCES, recipe(dtype="bfloat16"))
+    assert all(torch.equal(live[name], expected[name]) for name in live)
+
+
+def test_sources_are_left_alone(tmp_path: Path) -> None:
+    before = {n: t.clone() for n, t in SOURCES.base.tensors.items()}
+    live = target()
+    MergeEngine(SOURCES).merge_into(recipe("ties", {"a": {"density": 0.4}}), live)
+    for tensor in live.values():
+        tensor.zero_()
+    assert all(torch.equal(before[n], t) for n, t in SOURCES.base.tensors.items())
+
+
+def test_integer_tensors_come_from_the_base(tmp_path: Path) -> None:
+    base = {"w": torch.ones(3), "steps": torch.tensor([7, 8])}
+    sources = in_memory(base, a={"w": torch.zeros(3), "steps": torch.tensor([1, 2])})
+    once = recipe_of(sources, "linear", {}, dtype="bfloat16")
+    live = merged(sources, once)
+    assert torch.equal(live["steps"], base["steps"])
+    report = MergeEngine(sources).write(once, tmp_path)
+    assert report.parameters == 3
+    assert torch.equal(load_file(tmp_path / "model.safetensors")["steps"], base["steps"])
+
+
+@pytest.mark.parametrize("method", ["linear", "ties", "dare_ties", "slerp"])
+def test_the_result_does_not_depend_on_the_block_size(
+    monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    parameters = {"a": {"density": 0.5}} if method in ("ties", "dare_ties") else {}
+    whole = MergeEngine(SOURCES).merge_into(recipe(method, parameters), target())
+    monkeypatch.setattr(engine_module, "BLOCK", 5)
+    split = MergeEngine(SOURCES).merge_into(recipe(method, parameters), target())
+    assert split.digest == whole.digest
+
+
+def test_masks_follow_seed_expert_and_tensor() -> None:
+    found = merged(
+        SOURCES,
+        recipe(
+            "dare_linear",
+            {"a": {"density": 0.3}, "b": {"weight": 0.0}, "*": {"rescale": "none"}},
+            seed=11,
+        ),
+    )
+    name = "layers.0.mlp.weight"
+    kept = (uniform(11, "a", name, 32) < 0.3).reshape(8, 4)
+    assert torch.equal(found[name] != BASE[name], kept)
+
+
+def test_every_variable_changes_exactly_its_own_tensors() -> None:
+    shape = {"layer_groups": 2, "filters": ("attn",)}
+    owned = {
+        (0, 0): {"layers.0.attn.weight"},
+        (0, 1): {"layers.1.attn.weight"},
+        (1, 0): {"embed.weight", "layers.0.mlp.weight"},
+        (1, 1): {"layers.1.mlp.weight", "norm.weight", "head.weight"},
+    }
+    for (row, group), names in owned.items():
+        grid = [[0.0, 0.0], [0.0, 0.0]]
+        grid[row][group] = 1.0
+        weights = {"a": {"weight": grid}, "b": {"weight": 0.0}}
+        found = merged(SOURCES, recipe("task_arithmetic", weights, **shape))
+        assert {n for n in found if not torch.equal(found[n], BASE[n])} == names
+
+
+def test_merge_parameters_may_be_grids() -> None:
+    scale = {"*": {"lambda": [[0.0, 1.0]]}}
+    found = merged(SOURCES, recipe("task_arithmetic", scale, layer_groups=2))
+    plain = merged(SOURCES, recipe())
+    assert torch.equal(found["layers.0.mlp.weight"], BASE["layers.0.mlp.weight"])
+    assert torch.equal(found["layers.1.mlp.weight"], plain["layers.1.mlp.weight"])
+
+
+def test_some_of_the_open_experts_can_be_merged() -> None:
+    alone = MergeRecipe(
+        method="linear",
+        base=SOURCES.base.ref,
+        experts={"b": SOURCES.experts["b"].ref},
+        parameters={},
+    )
+    assert torch.equal(
+        merged(SOURCES, alone)["norm.weight"], SOURCES.experts["b"].tensor("norm.weight")
+    )
+
+
+def test_slerp_runs_from_base_to_one_expert_and_between_two() -> None:
+    two = merged(SOURCES, recipe("slerp", {"*": {"t": 1.0}}))
+    assert torch.equal(two["head.weight"], SOURCES.experts["b"].tensor("head.weight"))
+    one = Sources(SOURCES.base, {"b": SOURCES.experts["b"]})
+    start = merged(one, recipe_of(one, "slerp", {"*": {"t": 0.0}}))
+    assert torch.equal(start["head.weight"], BASE["head.weight"])
+
+
+def test_shards_have_an_index_and_equal_bytes(tmp_path: Path) -> None:
+    engine = MergeEngine(SOURCES)
+    one = engine.write(recipe(), tmp_path / "one")
+    many = engine.write(recipe(), tmp_path / "many", shard_size_bytes=200)
+    again = engine.write(recipe(), tmp_path / "again", shard_size_bytes=200)
+    assert one.digest == many.digest == again.digest
+    files = sorted(path.name for path in (tmp_path / "many").iterdir())
+    assert files[0] == "model-00001-of-00005.safetensors"
+    for name in files:
+        assert (tmp_path / "many" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    index = json.loads((tmp_path / "many" / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == sum(4 * t.numel() for t in BASE.values())
+    whole = load_file(tmp_path / "one" / "model.safetensors")
+    for name, file in index["weight_map"].items():
+        assert torch.equal(load_file(tmp_path / "many" / file)[name], whole[name])
+
+
+def test_tampering_changes_the_stored_digest(tmp_path: Path) -> None:
+    report = MergeEngine(SOURCES).write(recipe(), tmp_path)
+    assert stored_digest(tmp_path) == report.digest
+    path = tmp_path / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert stored_digest(tmp_path) != report.digest
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "more", "expected"),
+    [
+        ("tiez", {}, {}, "did you mean 'ties'"),
+        ("zzz", {}, {}, "known: linear"),
+        ("linear", {"a": {"density": 0.5}}, {}, "a.density: linear has no such parameter"),
+        ("ties", {"*": {"density": 0.5}}, {}, "density: ties has no such parameter per merge"),
+        ("ties", {"a": {"lambda": 0.5}}, {}, "a.lambda: ties has no such parameter per expert"),
+        ("ties", {"a": {"density": 1.5}}, {}, "a.density: found 1.5, allowed: 0.0 to 1.0"),
+        ("ties", {"a": {"density": True}}, {}, "a.density: found True"),
+        ("ties", {"a": {"weight": "much"}}, {}, "a.weight: found 'much'"),
+        ("ties", {"*": {"normalize": 1}}, {}, "normalize: found 1"),
+        ("dare_ties", {"*": {"rescale": "l2"}}, {}, "rescale: found 'l2', allowed: ('l1'"),
+        ("slerp", {"*": {"t": [[0.5, 1.5]]}}, {"layer_groups": 2}, "t: found 1.5"),
+        ("linear", {}, {"layer_groups": 3}, "layer_groups: 3, but the model has 2 layers"),
+        ("linear", {}, {"filters": ("attention",)}, "filter 'attention'"),
+    ],
+)
+def test_impossible_recipes(method: str, parameters: Any, more: Any, expected: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        MergeEngine(SOURCES).merge_into(recipe(method, parameters, **more), target())
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_recipes_over_other_sources() -> None:
+    other = ModelRef(path="elsewhere")
+    engine = MergeEngine(SOURCES)
+    with pytest.raises(RecipeError, match="base elsewhere is not open"):
+        engine.merge_into(recipe().model_copy(update={"base": other}), target())
+    with pytest.raises(RecipeError, match=r"expert a .* is not open"):
+        engine.merge_into(recipe().model_copy(update={"experts": {"a": other}}), target())
+    with pytest.raises(RecipeError, match="at least one expert"):
+        engine.merge_into(recipe().model_copy(update={"experts": {}}), target())
+
+
+def test_slerp_takes_two_models() -> None:
+    three = in_memory(BASE, a=dict(BASE), b=dict(BASE), c=dict(BASE))
+    with pytest.raises(RecipeError, match="found 3 experts"):
+        merged(three, recipe_of(three, "slerp", {}))
+
+
+def test_targets_that_do_not_fit() -> None:
+    engine = MergeEngine(SOURCES)
+    live = target()
+    with pytest.raises(RecipeError, match="the live tensor is"):
+        engine.merge_into(recipe(dtype="bfloat16"), live)
+    del live["norm.weight"]
+    with pytest.raises(RecipeError, match="the live model has no tensor"):
+        engine.merge_into(recipe(), live)
+    assert all(not tensor.any() for tensor in live.values())  # refused before any write
+
+
+def test_sources_that_do_not_fit() -> None:
+    with pytest.raises(SourceError, match="a: w is missing"):
+        MergeEngine(in_memory({"w": torch.ones(2)}, a={"v": torch.ones(2)}))
+    with pytest.raises(SourceError, match="another shape"):
+        MergeEngine(in_memory({"w": torch.ones(2)}, a={"w": torch.ones(3)}))
