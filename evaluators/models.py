@@ -160,8 +160,9 @@ class LiveModel:
 
     def _require(self, kind: Kind) -> None:
         if self._kind != kind:
-            found = f"{type(self._model).__name__} is a {self._kind}"
-            raise ModelError(f"{found}, but the benchmark needs a {kind}".replace("_", " "))
+            found, needed = self._kind.replace("_", " "), kind.replace("_", " ")
+            name = type(self._model).__name__
+            raise ModelError(f"found {name} ({found}), the benchmark needs: {needed}")
 
     @torch.inference_mode()
     def _score(self, rows: Sequence[Row]) -> list[tuple[float, bool]]:
@@ -212,8 +213,9 @@ class LiveModel:
             raise ModelError(f"pixels of shape {found}, but the model reads {wanted}")
         images = torch.from_numpy(pixels.reshape(shape))
         with torch.inference_mode():
-            starts = range(0, len(images), BATCH_IMAGES)
-            return np.concatenate([self._image_logits(images[i : i + BATCH_IMAGES]) for i in starts])
+            firsts = range(0, len(images), BATCH_IMAGES)
+            parts = [self._image_logits(images[i : i + BATCH_IMAGES]) for i in firsts]
+        return np.concatenate(parts)
 
     def _image_logits(self, images: Tensor) -> NDArray[np.float32]:
         inputs = images.to(self._model.device, self._model.dtype)

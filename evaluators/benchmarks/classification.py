@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from evaluators.models import LiveModel
 
 
-class Options(DataOptions):
+class ClassificationOptions(DataOptions):
     """Options of `classification`.
 
     Attributes:
@@ -52,10 +52,10 @@ class Options(DataOptions):
 class Classification(FromData):
     """Accuracy of the largest logit. Outcome: 1 or 0."""
 
-    Options = Options
+    Options = ClassificationOptions
     metric = Metric("accuracy", "maximize", (0.0, 1.0))
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: ClassificationOptions) -> None:
         given = Column(options.text, text)
         if options.pixels is not None:
             given = Column(options.pixels, numbers)
@@ -75,7 +75,7 @@ class Classification(FromData):
         if labels.max(initial=0) >= logits.shape[1]:
             found = f"label {labels.max()}"
             raise BenchmarkError(f"{found}, but the model has classes 0 to {logits.shape[1] - 1}")
-        hits = (logits.argmax(1) == labels).astype(np.float32)
+        hits: Outcomes = (logits.argmax(1) == labels).astype(np.float32)
         hits[~np.isfinite(logits).all(1)] = np.nan
         return hits
 

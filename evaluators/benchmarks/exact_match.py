@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _GENERATION = ("max_new_tokens", "stop", "extract")
 
 
-class Options(DataOptions):
+class ExactMatchOptions(DataOptions):
     """Options of `exact_match`.
 
     Attributes:
@@ -71,10 +71,10 @@ class Options(DataOptions):
 class ExactMatch(FromData):
     """Share of items answered exactly. Outcome: 1 or 0."""
 
-    Options = Options
+    Options = ExactMatchOptions
     metric = Metric("exact_match", "maximize", (0.0, 1.0))
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: ExactMatchOptions) -> None:
         self._options = options
         columns = [Column(options.prompt, text), Column(options.answer, self._answer, False)]
         super().__init__(options, columns)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from evaluators.models import LiveModel
 
 
-class Options(DataOptions):
+class LikelihoodOptions(DataOptions):
     """Options of `nll` and `perplexity`.
 
     Attributes:
@@ -48,10 +48,10 @@ class Options(DataOptions):
 class NLL(FromData):
     """Mean negative log-likelihood per token, in nats."""
 
-    Options = Options
+    Options = LikelihoodOptions
     metric = Metric("nll", "minimize")
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: LikelihoodOptions) -> None:
         fields = [options.text] if options.on == "text" else [options.prompt, options.answer]
         super().__init__(options, [Column(field, text) for field in fields])
 

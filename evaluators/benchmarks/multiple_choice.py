@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from evaluators.models import LiveModel
 
 
-class Options(DataOptions):
+class MultipleChoiceOptions(DataOptions):
     """Options of `multiple_choice`.
 
     Attributes:
@@ -37,10 +37,10 @@ class Options(DataOptions):
 class MultipleChoice(FromData):
     """Share of items whose right choice is the most probable. Outcome: 1 or 0."""
 
-    Options = Options
+    Options = MultipleChoiceOptions
     metric = Metric("accuracy", "maximize", (0.0, 1.0))
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: MultipleChoiceOptions) -> None:
         self._options = options
         columns = [
             Column(options.question, text),

@@ -45,7 +45,9 @@ def _text_rows(path: Path) -> Iterator[Located]:
             if kind.suffix.lower() == ".jsonl":
                 yield from _json_rows(path, file)
             else:
-                yield from _table_rows(path, file, "\t" if kind.suffix.lower() == ".tsv" else ",")
+                yield from _table_rows(
+                    path, file, _Tabs if kind.suffix.lower() == ".tsv" else csv.excel
+                )
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
@@ -76,10 +78,14 @@ def _json_rows(path: Path, file: IO[str]) -> Iterator[Located]:
         yield where, row
 
 
-def _table_rows(path: Path, file: IO[str], delimiter: str) -> Iterator[Located]:
-    # Tab-separated files carry quotes as ordinary characters.
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
+class _Tabs(csv.excel_tab):
+    """Tab-separated files carry quotes as ordinary characters."""
+
+    quoting = csv.QUOTE_NONE
+
+
+def _table_rows(path: Path, file: IO[str], dialect: type[csv.Dialect]) -> Iterator[Located]:
+    reader = csv.reader(file, dialect, strict=True)
     try:
         header = next(reader, [])
         for cells in reader:

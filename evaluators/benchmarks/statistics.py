@@ -62,7 +62,8 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float,
     share, spread = successes / n, z * z / n
     centre = (share + spread / 2) / (1 + spread)
     half = z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # At k = 0 and k = n one root is 0 or 1; rounding would miss it.
+    return centre - half if successes > 0 else 0.0, centre + half if successes < n else 1.0
 
 
 def pack(outcomes: Outcomes) -> str:
