@@ -7,6 +7,7 @@ memory maps: opening costs milliseconds, and worker processes share the pages.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -85,22 +86,30 @@ class Checkpoint:
     @property
     def vocabulary(self) -> int | None:
         """`vocab_size` of the configuration, if it has one."""
-        text = self.config.get("text_config")
-        size = self.config.get("vocab_size", text.get("vocab_size") if text else None)
-        return int(size) if size is not None else None
+        nested = self.config.get("text_config")
+        text = nested if isinstance(nested, dict) else {}
+        size = self.config.get("vocab_size", text.get("vocab_size"))
+        return size if isinstance(size, int) else None
 
     @cached_property
     def tokens(self) -> Mapping[str, int] | None:
-        """Token → id of `tokenizer.json`, or None without one."""
+        """Token → id of `tokenizer.json`, or None without one.
+
+        Raises:
+            SourceError: the file is no tokenizer.
+        """
         path = self.folder / "tokenizer.json"
         if not path.exists():
             return None
         content = read_json(path)
-        vocabulary: Any = content.get("model", {}).get("vocab", {})
-        if isinstance(vocabulary, list):  # Unigram: pairs of token and score
-            vocabulary = {token: i for i, (token, _) in enumerate(vocabulary)}
-        added = {t["content"]: t["id"] for t in content.get("added_tokens", [])}
-        return {**vocabulary, **added}
+        try:
+            vocabulary: Any = content["model"]["vocab"]
+            if isinstance(vocabulary, list):  # Unigram: pairs of token and score
+                vocabulary = {token: i for i, (token, _) in enumerate(vocabulary)}
+            added = {t["content"]: t["id"] for t in content.get("added_tokens", [])}
+            return {**vocabulary, **added}
+        except (KeyError, TypeError, ValueError):
+            raise SourceError(f"{path}: has no model.vocab that maps tokens to ids") from None
 
     @cached_property
     def digest(self) -> str:
@@ -119,7 +128,7 @@ class Relation:
     """How far an expert is from the base, over the floating tensors that both have.
 
     Attributes:
-        relative_norm: ‖θ_k − θ_0‖ / ‖θ_0‖.
+        relative_norm: ‖θ_k − θ_0‖ / ‖θ_0‖; infinite if nothing of θ_0 can be compared.
         cosine: of the angle between θ_k and θ_0.
     """
 
@@ -318,7 +327,7 @@ def _relation(base: Checkpoint, expert: Checkpoint) -> Relation:
         expert_square += dot(b, b)
         product += dot(a, b)
     norms = (base_square * expert_square) ** 0.5
-    length = (moved / base_square) ** 0.5 if base_square > 0 else float(moved > 0)
+    length = (moved / base_square) ** 0.5 if base_square > 0 else math.inf
     return Relation(length, product / norms if norms > 0 else 0.0)
 
 

@@ -5,8 +5,8 @@ An operator takes `Operands` and returns the merged block. All that depends on a
 be applied block by block, in any order, or compiled. Batch dimensions `...` broadcast: the
 acquisition's probe evaluates many recipes at once with the same functions.
 
-Semantics are those of mergekit's generalized task arithmetic; see `docs` of each operator for the
-paper. To add an operator: write a function here, list it in `METHODS`, inherit the contract test.
+Semantics are those of mergekit 0.1.5. To add an operator: write a function here and list it in
+`METHODS`; the contract test then runs on it.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class Method:
     pairwise: bool = False
 
     def parameter(self, name: str) -> Parameter | None:
-        """The parameter of that name, if the operator has it."""
+        """Look up the parameter of that name, if the operator has it."""
         return next((p for p in self.parameters if p.name == name), None)
 
 

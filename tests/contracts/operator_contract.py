@@ -3,8 +3,8 @@
     @pytest.mark.parametrize("method", METHODS)
     class TestEveryOperator(OperatorContract): ...
 
-An operator of a new kind says in `_parameters` how its parameters express "no effect" and "this
-expert alone".
+`_parameters` says how parameters express "no effect" and "this expert alone"; an operator with
+another such parameter adds it there.
 """
 
 from __future__ import annotations

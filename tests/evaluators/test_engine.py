@@ -181,6 +181,19 @@ def test_shards_have_an_index_and_equal_bytes(tmp_path: Path) -> None:
         assert torch.equal(load_file(tmp_path / "many" / file)[name], whole[name])
 
 
+def test_stored_tensors_are_aligned(tmp_path: Path) -> None:
+    base = {"a": torch.ones(3, dtype=torch.uint8), "b": torch.tensor([1, 2]), "c": torch.ones(3)}
+    sources = in_memory(base, e=dict(base))
+    MergeEngine(sources).write(recipe_of(sources, "linear", {}, dtype="float16"), tmp_path)
+    content = (tmp_path / "model.safetensors").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    assert header["__metadata__"] == {"format": "pt"}
+    starts = {name: (8 + length + header[name]["data_offsets"][0]) for name in base}
+    assert starts["b"] % 8 == 0
+    assert starts["c"] % 2 == 0
+
+
 def test_tampering_changes_the_stored_digest(tmp_path: Path) -> None:
     report = MergeEngine(SOURCES).write(recipe(), tmp_path)
     assert stored_digest(tmp_path) == report.digest

@@ -189,7 +189,7 @@ def test_the_step_keeps_the_density_on_average(density: float, width: float) -> 
         assert (kept == density).all()
 
 
-def test_merged_helper_matches_probe_sources() -> None:
+def test_the_measure_is_the_mean_over_all_parameters() -> None:
     sources = tiny("linear")
     plain = merged(sources, recipe_of(sources, "task_arithmetic", {}))
     total = sum(float((plain[n] - t).abs().sum()) for n, t in sources.base.tensors.items())

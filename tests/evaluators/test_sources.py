@@ -254,6 +254,20 @@ def test_equal_tokenizers_are_no_finding(tmp_path: Path) -> None:
     assert on_disk(tmp_path, {"tokenizer": {"a": 0}}, {"tokenizer": {"a": 0}}) == []
 
 
+@pytest.mark.parametrize("text", ["{}", '{"model": null}', '{"model": {"vocab": [1]}}', "{"])
+def test_a_broken_tokenizer(tmp_path: Path, text: str) -> None:
+    ref = write_checkpoint(tmp_path, BASE)
+    (tmp_path / "tokenizer.json").write_text(text)
+    with pytest.raises(SourceError, match=r"tokenizer\.json"):
+        inspect_sources(open_sources(ref, {"a": ref}))
+
+
+def test_models_with_nothing_in_common_are_not_equal() -> None:
+    found = inspect_sources(sources(a={"other": torch.ones(2)}))
+    assert "same weights" not in messages(found, "error")
+    assert "no fine-tune" in messages(found, "warning")
+
+
 def test_estimate_by_hand() -> None:
     tensors = {"w": torch.ones(10), "steps": torch.ones(2, dtype=torch.int64)}
     found = estimate(in_memory(tensors, a=dict(tensors)), workers=2, dtype="bfloat16")
