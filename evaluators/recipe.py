@@ -103,7 +103,7 @@ class MergeRecipe(Frozen):
         return value[row][group] if isinstance(value, tuple) else value
 
     def to_mergekit(self, layers: int) -> dict[str, Any]:
-        """The equivalent mergekit configuration of a model with that many layers."""
+        """Say the same to mergekit, for a model with that many layers."""
         from evaluators.merging.mergekit import to_mergekit
 
         return to_mergekit(self, layers)
