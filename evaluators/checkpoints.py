@@ -89,6 +89,9 @@ def open_checkpoint(folder: Path, dtype: str, device: str) -> Checkpoint:
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{folder}: cannot be opened: {reason}") from error
+    if tokenizer is not None:
+        # Classifiers on a decoder look for the last token that is no padding.
+        model.config.pad_token_id = tokenizer.pad
     model = model.to(device).eval().requires_grad_(False)  # type: ignore[arg-type]
     return Checkpoint(model, kind, tokenizer, _live_tensors(model, names, folder))
 

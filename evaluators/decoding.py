@@ -51,7 +51,8 @@ def continue_greedily(
     """Up to `count` most probable next tokens of each row, with a key-value cache.
 
     Rows are padded on the left, and masked only if their lengths differ. A row stops when
-    `finished(its new tokens)`; the batch goes on until all rows have stopped.
+    `finished(its new tokens)`; the batch goes on until all rows have stopped. As fast as
+    transformers' `generate`, and deaf to a folder's generation settings (sampling, penalties).
 
     Returns:
         The new tokens of each row, or None if a logit was not a finite number.

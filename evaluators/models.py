@@ -25,8 +25,11 @@ from evaluators.tokens import Row, Tokens
 
 __all__ = ["Likelihood", "LiveModel", "ModelError", "open_model"]
 
-BATCH_TOKENS = 4096
-"""Tokens per forward pass, padding included."""
+BATCH_TOKENS = 2048
+"""Tokens per forward pass, padding included; more is slower on a CPU, whose cache it outgrows."""
+
+GENERATE_TOKENS = 8192
+"""Tokens in the key-value cache while a batch is continued."""
 
 LOGIT_BUDGET = 2**26
 """Logits per forward pass: a large vocabulary makes batches smaller (256 MiB in float32)."""
@@ -104,7 +107,7 @@ class LiveModel:
         prompts: Sequence[str],
         max_new_tokens: int,
         stop: tuple[str, ...] = (),
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int = GENERATE_TOKENS,
     ) -> list[str]:
         """Greedy continuation of each prompt, cut before the first stop string or end token.
 

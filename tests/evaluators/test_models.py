@@ -29,6 +29,8 @@ from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
     GPT2Model,
+    LlamaConfig,
+    LlamaForSequenceClassification,
     PreTrainedTokenizerFast,
 )
 
@@ -217,6 +219,27 @@ def test_classifier_agrees_with_one_text_at_a_time(tmp_path):
         rows = [model(**tokenizer(t, truncation=True, return_tensors="pt")).logits for t in TEXTS]
     for budget in (1, 16, 4096):
         np.testing.assert_allclose(live.classify(TEXTS, budget), torch.cat(rows), rtol=1e-4)
+
+
+def test_a_decoder_that_classifies_reads_its_last_token(tmp_path):
+    config = LlamaConfig(
+        vocab_size=259,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_labels=3,
+        initializer_range=0.4,
+    )
+    torch.manual_seed(0)
+    model = LlamaForSequenceClassification(config).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer = byte_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    with torch.no_grad():
+        rows = [model(**tokenizer(t, return_tensors="pt")).logits for t in TEXTS[:3]]
+    found = open_model(tmp_path).classify(TEXTS[:3])
+    np.testing.assert_allclose(found, torch.cat(rows), rtol=1e-4, atol=1e-6)
 
 
 def test_embedding_is_the_mean_over_tokens(tmp_path):
