@@ -29,7 +29,8 @@ class ExactMatchOptions(DataOptions):
     Attributes:
         prompt: field that the model continues, as it stands.
         answer: field with the expected text.
-        max_new_tokens: length of a generation.
+        max_new_tokens: length of a generation. A model that never ends by itself writes that
+            many, so give the answers' own length, a stop string, or `extract`.
         stop: a generation ends before the first of these strings.
         extract: regular expression; its last match (first group, if it has one) is compared
             instead of the whole text, in the generation and in the answer field alike.
