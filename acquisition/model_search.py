@@ -143,6 +143,8 @@ class _ModelSearch:
         wanted = rows - len(draft)
         made = wanted * (1 if self._settings.fisher == "off" else OVERGENERATION)
         candidates = self._candidates(draft, made)
+        if not candidates:
+            return
         if self._settings.weak_to_strong == "replace":
             candidates = self._crossed(draft, candidates)
         if self._settings.fisher != "off":

@@ -97,9 +97,11 @@ class Surrogate:
         """Posterior covariances at `c x d` points: `k x c x c` for the k modelled objectives."""
         if not self.modelled:
             return X.new_zeros(0, len(X), len(X))
-        gps = [gp for gp in self.model.models if isinstance(gp, SingleTaskGP)]
+        posteriors = []
         with torch.no_grad():
-            return torch.stack([gp.posterior(X).distribution.covariance_matrix for gp in gps])
+            for k in self.modelled:
+                posteriors.append(self.model.models[k].posterior(X))  # type: ignore[operator]
+        return torch.stack([p.distribution.covariance_matrix for p in posteriors])
 
 
 def fit_surrogate(
@@ -121,6 +123,8 @@ def fit_surrogate(
     """
     scale = OutcomeScale.of(Y)
     Z = scale.standardise(Y)
+    if not Z.isfinite().all():
+        raise InputDataError("scores overflow when standardised")
     noise = None if Yvar is None else (Yvar / scale.scale**2).clamp_min(MIN_NOISE)
     models = [
         _fit_gp(X, Z[:, [k]], None if noise is None else noise[:, [k]])
