@@ -1,0 +1,82 @@
+"""Files and folders that appear whole under their names, or not at all.
+
+Everything is made beside its place under a name that begins with a dot and ends in the writer's
+process id, brought to disk, and then renamed. A writer that was killed leaves only such a dotted
+name behind, which the next one removes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder to fill; when the block ends well it becomes `target`.
+
+    Raises:
+        OSError: nothing can be written there, or `target` is a folder that is not empty.
+    """
+    partial = _partial(target)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for path in (*partial.rglob("*"), partial):
+            _sync(path)
+        os.replace(partial, target)
+        _sync(target.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_whole(target: Path, text: str) -> None:
+    """Write a text file, replacing the one that is there.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = _partial(target)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        _sync(partial)
+        os.replace(partial, target)
+        _sync(target.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what dead writers left in a folder."""
+    for path in folder.glob(".*.partial-*"):
+        process = path.name.rpartition("-")[2]
+        if process.isdecimal() and not _is_alive(int(process)):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _partial(target: Path) -> Path:
+    return target.with_name(f".{target.name}.partial-{os.getpid()}")
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _sync(path: Path) -> None:
+    """Bring a file's content, or a folder's list of names, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,81 @@
+"""Files and folders that are whole or not there, also when the writer is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from mmmo.durable import remove_leftovers, whole_folder, write_whole
+
+WRITER = """
+import sys
+from pathlib import Path
+from mmmo.durable import whole_folder
+with whole_folder(Path(sys.argv[1])) as folder:
+    (folder / "half").write_text("half")
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_appears_when_it_is_full(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "folder"
+    with whole_folder(target) as partial:
+        (partial / "inner").mkdir()
+        (partial / "inner" / "file").write_text("text")
+        assert not target.exists()
+    assert (target / "inner" / "file").read_text() == "text"
+    assert os.listdir(tmp_path / "new") == ["folder"]
+
+
+def test_an_error_leaves_nothing(tmp_path: Path) -> None:
+    with suppress(ZeroDivisionError), whole_folder(tmp_path / "folder") as partial:
+        (partial / "file").write_text("text")
+        _ = 1 / 0
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_full_folder_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "mine").write_text("mine")
+    with pytest.raises(OSError, match="not empty"), whole_folder(tmp_path / "folder"):
+        pass
+    assert (tmp_path / "folder" / "mine").read_text() == "mine"
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_a_killed_writer_leaves_only_what_the_next_one_removes(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(target)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"writing\n"
+        remove_leftovers(tmp_path)
+        assert os.listdir(tmp_path) == [f".folder.partial-{writer.pid}"]  # it is at work
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+    assert not target.exists()
+    remove_leftovers(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    write_whole(tmp_path / "deep" / "file", "old")
+    write_whole(tmp_path / "deep" / "file", "new")
+    assert (tmp_path / "deep" / "file").read_text() == "new"
+    assert os.listdir(tmp_path / "deep") == ["file"]
+
+
+def test_a_file_over_a_folder_fails_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        write_whole(tmp_path / "file", "text")
+    assert os.listdir(tmp_path) == ["file"]
