@@ -1,0 +1,269 @@
+"""Figures of a campaign as plain data: what Plotly's `newPlot(place, data, layout)` takes.
+
+Every axis of an objective improves to the right or upwards, whatever its goal. Colours are legible
+on a light and on a dark page; the page that shows a figure adds its own font and text colour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from html import escape
+from itertools import combinations
+from typing import Any
+
+from mmmo.held_out import HeldOut
+from mmmo.history import History
+from mmmo.records import Measurement, Objective, Trial
+from mmmo.space import SearchSpace
+
+Figure = dict[str, Any]
+"""`{"title": …, "data": [traces], "layout": {…}}`; text in it is escaped for HTML."""
+
+FRONT = "#2f7ed8"
+OTHER = "rgba(140,140,150,0.55)"
+ANCHOR = "#d9761a"
+GRID = "rgba(140,140,150,0.22)"
+
+SIDES = ("top center", "bottom center", "top right", "bottom right")
+"""Names of neighbouring anchors stand on different sides of their marks."""
+
+
+def anchor_names(history: History) -> dict[int, str]:
+    """Name the trials that are a source, a plain average or plain task arithmetic, by number."""
+    names = {recipe.key: name for name, recipe in SearchSpace(history.config).anchors().items()}
+    found: dict[int, str] = {}
+    for trial in sorted(history.completed, key=lambda t: t.number):
+        if trial.key in names and names[trial.key] not in found.values():
+            found[trial.number] = names[trial.key]
+    return found
+
+
+def front_figures(history: History) -> list[Figure]:
+    """One scatter per pair of objectives; a single objective is drawn over the trials."""
+    if not history.completed:
+        return []
+    objectives = history.objectives
+    if len(objectives) == 1:
+        return [_over_trials(history, objectives[0])]
+    return [_scatter(history, x, y) for x, y in combinations(objectives, 2)]
+
+
+def hypervolume_figure(history: History) -> Figure | None:
+    """How the hypervolume grew, and what the sources and plain averages reach alone."""
+    pareto = history.pareto
+    if not pareto.trials:
+        return None
+    counts = list(range(1, len(pareto.trials) + 1))
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": "all trials",
+            "x": counts,
+            "y": pareto.trace,
+            "text": [f"after trial {t.number}" for t in pareto.trials],
+            "hovertemplate": "%{text}: %{y:.5g}<extra></extra>",
+            "line": {"color": FRONT, "width": 2, "shape": "hv"},
+            "marker": {"color": FRONT, "size": 4},
+        }
+    ]
+    plain = list(anchor_names(history))
+    if plain:
+        alone = pareto.hypervolume(plain)
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": "sources and plain averages alone",
+                "x": [counts[0], counts[-1]],
+                "y": [alone, alone],
+                "hovertemplate": "sources and plain averages: %{y:.5g}<extra></extra>",
+                "line": {"color": ANCHOR, "width": 1.5, "dash": "dash"},
+            }
+        )
+    layout = layout_of(_axis("completed trials"), _axis("hypervolume"))
+    return {"title": "Hypervolume", "data": data, "layout": layout}
+
+
+def held_out_figures(history: History, held_out: Mapping[str, HeldOut]) -> list[Figure]:
+    """Held-out against search scores, a figure per benchmark of an objective."""
+    figures = []
+    for objective in history.objectives:
+        name = str(objective.benchmark)
+        pairs = [
+            (t, t.scores[name], held_out[t.key].scores[name])
+            for t in history.completed
+            if t.key in held_out and name in t.scores and name in held_out[t.key].scores
+        ]
+        if pairs:
+            figures.append(_search_and_held_out(objective, pairs))
+    return figures
+
+
+def _scatter(history: History, x: Objective, y: Objective) -> Figure:
+    def points(trials: Sequence[Trial], color: str) -> dict[str, Any]:
+        return _points(
+            trials,
+            history,
+            [t.objective(x) for t in trials],
+            [t.objective(y) for t in trials],
+            color,
+        )
+
+    data = [*_groups(history, points)]
+    layout = layout_of(_objective_axis(x), _objective_axis(y))
+    return {"title": f"{escape(x.name)} and {escape(y.name)}", "data": data, "layout": layout}
+
+
+def _over_trials(history: History, y: Objective) -> Figure:
+    def points(trials: Sequence[Trial], color: str) -> dict[str, Any]:
+        numbers = [Measurement(float(t.number), 0.0, 0) for t in trials]
+        return _points(trials, history, numbers, [t.objective(y) for t in trials], color)
+
+    layout = layout_of(_axis("trial"), _objective_axis(y))
+    return {"title": escape(y.name), "data": [*_groups(history, points)], "layout": layout}
+
+
+def _groups(
+    history: History, points: Callable[[Sequence[Trial], str], dict[str, Any]]
+) -> Iterable[dict[str, Any]]:
+    """Every completed trial once as dominated or not, and the anchors marked and named on top."""
+    front = {t.number for t in history.pareto.front}
+    groups = [
+        ("other trials", [t for t in history.completed if t.number not in front], OTHER, 6),
+        ("front", [t for t in history.completed if t.number in front], FRONT, 8),
+    ]
+    for name, trials, color, size in groups:
+        if trials:
+            trace = points(trials, color)
+            yield trace | {"name": name, "marker": {"color": color, "size": size}}
+    names = anchor_names(history)
+    if names:
+        trials = [history.trials[number] for number in names]
+        yield points(trials, ANCHOR) | {
+            "name": "sources and plain averages",
+            "mode": "markers+text",
+            "texttemplate": "%{customdata}",
+            "customdata": [escape(names[t.number].removeprefix("expert ")) for t in trials],
+            "textposition": [SIDES[i % len(SIDES)] for i in range(len(trials))],
+            "textfont": {"size": 10, "color": ANCHOR},
+            "marker": {
+                "symbol": "diamond-open",
+                "color": ANCHOR,
+                "size": 11,
+                "line": {"width": 1.5},
+            },
+        }
+
+
+def _points(
+    trials: Sequence[Trial],
+    history: History,
+    xs: Sequence[Measurement],
+    ys: Sequence[Measurement],
+    color: str,
+) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [m.value for m in xs],
+        "y": [m.value for m in ys],
+        "error_x": _bars(xs, color),
+        "error_y": _bars(ys, color),
+        "text": [_describe(t, history.objectives) for t in trials],
+        "hovertemplate": "%{text}<extra></extra>",
+    }
+
+
+def _bars(measured: Sequence[Measurement], color: str) -> dict[str, Any]:
+    """One standard error to each side."""
+    errors = [m.se for m in measured]
+    return {
+        "type": "data",
+        "array": errors,
+        "visible": any(errors),
+        "color": color,
+        "thickness": 1,
+        "width": 0,
+    }
+
+
+def _describe(trial: Trial, objectives: Sequence[Objective]) -> str:
+    lines = [f"<b>trial {trial.number}</b> {escape(trial.origin)}"]
+    for o in objectives:
+        m = trial.objective(o)
+        lines.append(f"{escape(o.name)} {m.value:.4g}" + (f" ± {m.se:.2g}" if m.se else ""))
+    return "<br>".join(lines)
+
+
+def _search_and_held_out(
+    objective: Objective, pairs: Sequence[tuple[Trial, Measurement, Measurement]]
+) -> Figure:
+    search, held_out = [p[1] for p in pairs], [p[2] for p in pairs]
+    ends = [m.value + sign * m.se for m in (*search, *held_out) for sign in (-1, 1)]
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "equal",
+            "x": [min(ends), max(ends)],
+            "y": [min(ends), max(ends)],
+            "hoverinfo": "skip",
+            "line": {"color": OTHER, "width": 1, "dash": "dot"},
+        },
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "exported trials",
+            "x": [m.value for m in search],
+            "y": [m.value for m in held_out],
+            "error_x": _bars(search, FRONT),
+            "error_y": _bars(held_out, FRONT),
+            "text": [
+                f"<b>trial {t.number}</b><br>search {s.value:.4g} ± {s.se:.2g} (n={s.n})"
+                f"<br>held out {h.value:.4g} ± {h.se:.2g} (n={h.n})"
+                for t, s, h in pairs
+            ],
+            "hovertemplate": "%{text}<extra></extra>",
+            "marker": {"color": FRONT, "size": 8},
+        },
+    ]
+    layout = layout_of(
+        _objective_axis(objective, " on search items"),
+        _objective_axis(objective, " on held-out items"),
+    )
+    title = f"{escape(objective.name)}: held-out and search"
+    return {"title": title, "data": data, "layout": layout}
+
+
+def _objective_axis(objective: Objective, where: str = "") -> dict[str, Any]:
+    better = "higher" if objective.sign > 0 else "lower"
+    title = objective.name + where
+    if objective.metric != objective.name:
+        title += f" ({objective.metric}, {better} is better)"
+    else:
+        title += f" ({better} is better)"
+    axis = _axis(title)
+    return axis if objective.sign > 0 else axis | {"autorange": "reversed"}
+
+
+def _axis(title: str) -> dict[str, Any]:
+    return {
+        "title": {"text": escape(title), "font": {"size": 12}, "standoff": 12},
+        "gridcolor": GRID,
+        "zeroline": False,
+        "automargin": True,
+    }
+
+
+def layout_of(x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
+    """Lay out a figure with these axes: transparent, small margins, the legend on top."""
+    return {
+        "xaxis": x,
+        "yaxis": y,
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "margin": {"l": 56, "r": 16, "t": 12, "b": 48},
+        "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
+        "hoverlabel": {"align": "left"},
+    }

@@ -1,0 +1,302 @@
+"""One HTML file about a campaign, to be opened anywhere: `mmmo report`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmmo.card import flat_parameters
+from mmmo.durable import remove_leftovers, write_whole
+from mmmo.errors import UserError
+from mmmo.figures import (
+    Figure,
+    anchor_names,
+    front_figures,
+    held_out_figures,
+    hypervolume_figure,
+)
+from mmmo.held_out import HeldOut, held_out_scores, interval, references
+from mmmo.history import History
+from mmmo.page import Cell, empty, page, section, table, tile
+from mmmo.parallel import parameter_figure
+from mmmo.records import Measurement, Trial
+
+PARTS = ("#2f7ed8", "#d9761a", "#4a9d7c", "#8a6bbf", "#c2577f", "#8a8f3c", "#4aa3b5", "#96705a")
+"""Colours of the bar that shows where time went."""
+
+
+def write_report(history: History, path: Path) -> Path:
+    """Write the report; a file that is there is replaced.
+
+    Raises:
+        StoreError: the campaign was never started.
+        UserError: the file cannot be written.
+    """
+    text = _Report(history).html()
+    try:
+        remove_leftovers(path.parent)
+        write_whole(path, text)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
+    return path
+
+
+class _Report:
+    """Collects the figures while the sections are written; each section is a string of HTML."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._held_out = held_out_scores(history)
+        self._figures: dict[str, Figure] = {}
+
+    def html(self) -> str:
+        sections = (
+            self._header(),
+            self._front(),
+            self._hypervolume(),
+            self._parameters(),
+            self._held_out_section(),
+            self._trials(),
+            self._configuration(),
+        )
+        return page(f"{self._history.name} – mmmo", "\n".join(sections), self._figures)  # noqa: RUF001
+
+    def _header(self) -> str:
+        history = self._history
+        objectives = ", ".join(
+            f"{escape(o.name)} ({escape(o.metric)}, {o.goal}d)" for o in history.objectives
+        )
+        sources = history.config.sources
+        experts = ", ".join(map(escape, sources.experts))
+        return (
+            f'<div class="head"><h1>{escape(history.name)}</h1>'
+            f'<span class="state">{history.state}</span></div>'
+            f"<p>Merges of {experts} by {escape(', '.join(history.config.merge.methods))}, "
+            f"searched by {escape(history.config.search.strategy)}. Objectives: {objectives}.</p>"
+            f'<div class="tiles">{"".join(self._tiles())}</div>{self._time()}'
+        )
+
+    def _tiles(self) -> Iterator[str]:
+        history, pareto = self._history, self._history.pareto
+        states = [t.state for t in history.trials.values()]
+        budget = history.config.budget
+        failed = f", {states.count('failed')} failed" if "failed" in states else ""
+        limit = f" or {budget.hours:g} h" if budget.hours is not None else ""
+        yield tile(
+            f"{states.count('completed')} of {budget.trials}",
+            f"trials completed{failed}; budget {budget.trials} trials{limit}",
+        )
+        yield tile(str(len(pareto.front)), "on the front: no other trial beats them everywhere")
+        alone = pareto.hypervolume(list(anchor_names(history)))
+        beside = f"; sources and plain averages alone {alone:.4g}" if alone else ""
+        yield tile(f"{pareto.hypervolume():.4g}", f"hypervolume{beside}")
+        yield tile(_duration(history.active_seconds), "in all sessions")
+
+    def _time(self) -> str:
+        """Where the workers' time went."""
+        parts: dict[str, float] = {}
+        for trial in self._history.completed:
+            for part, seconds in trial.timings.items():
+                name = part.removesuffix("_s")
+                parts[name] = parts.get(name, 0.0) + seconds
+        total = sum(parts.values())
+        if not total:
+            return ""
+        shares = list(zip(parts.items(), _cycled(len(parts)), strict=True))
+        bar = "".join(
+            f'<i style="width:{100 * s / total:.2f}%;background:{color}"></i>'
+            for (_, s), color in shares
+        )
+        key = "".join(
+            f'<span><i style="background:{color}"></i>{escape(name)} {_duration(s)}</span>'
+            for (name, s), color in shares
+        )
+        return (
+            f'<div class="card"><h3>Workers’ time over completed trials</h3>'  # noqa: RUF001
+            f'<div class="bar">{bar}</div><div class="key">{key}</div>{self._overhead()}</div>'
+        )
+
+    def _overhead(self) -> str:
+        last = self._history.finished
+        if not last:
+            return ""
+        return (
+            f"<p>Last session: {_duration(last['wall_s'])} on {last['workers']:.0f} worker(s), "
+            f"of which {_duration(last['propose_s'])} went into proposing; overhead (all that is "
+            f"neither merging nor scoring) {last['overhead']:.1%} of the workers’ time.</p>"  # noqa: RUF001
+        )
+
+    def _front(self) -> str:
+        figures = front_figures(self._history)
+        if not figures:
+            return section("Front", empty("No trial is completed yet."))
+        note = (
+            "Every axis improves to the right and upwards. Bars: ± one standard error on the "
+            "search items. Diamonds: the sources, plain averages and plain task arithmetic."
+        )
+        return section("Front", self._grid("front", figures), note)
+
+    def _hypervolume(self) -> str:
+        figure = hypervolume_figure(self._history)
+        if figure is None:
+            return ""
+        note = "What the completed trials dominate together, all with today’s reference point."  # noqa: RUF001
+        plot = self._place("volume", figure)
+        return section("Hypervolume over trials", f'<div class="card">{plot}</div>', note)
+
+    def _parameters(self) -> str:
+        figure = parameter_figure(self._history)
+        if figure is None:
+            return ""
+        axes = len(figure["layout"]["xaxis"]["tickvals"])
+        plot = self._place("parameters", figure, f'tall" style="--least:{115 * axes}px')
+        note = (
+            "A line per trial; the front is coloured, from orange where "
+            f"{escape(self._history.objectives[0].name)} is worst to blue where it is best. "
+            "Parameter axes run over their search ranges, objective axes (on the right) from the "
+            "worst trial to the best."
+        )
+        return section("Merge parameters", f'<div class="card scroll">{plot}</div>', note)
+
+    def _held_out_section(self) -> str:
+        figures = held_out_figures(self._history, self._held_out)
+        if not self._held_out:
+            note = f"Nothing is exported yet: mmmo export {self._history.name}"
+            return section("Held-out scores", empty(escape(note)))
+        note = (
+            "Items that the search never saw. On the dotted line, both scores are equal; the "
+            "search chose these models by their search scores, so expect most of them below it."
+        )
+        grid = self._grid("held", figures) if figures else ""
+        return section("Held-out scores", grid + self._held_out_table(), note)
+
+    def _held_out_table(self) -> str:
+        history = self._history
+        models = {f"trial {t.number}": t.key for t in _by_number(history.completed)}
+        models = {n: r.key for n, r in references(history).items()} | models
+        names = list(history.config.benchmarks)
+        rows = [
+            [(escape(model), model), *self._held_out_cells(self._held_out[key], names)]
+            for model, key in models.items()
+            if key in self._held_out
+        ]
+        scores = table(["model", *names], rows)
+        return f'<div class="card scroll" style="margin-top:14px">{scores}</div>'
+
+    def _held_out_cells(self, found: HeldOut, names: Sequence[str]) -> Iterator[Cell]:
+        for name in names:
+            if found.failure is not None:
+                yield f'<span class="failed">{escape(found.failure["kind"])}</span>', ""
+            elif name in found.scores:
+                low, high = interval(found.scores[name])
+                value = found.scores[name].value
+                yield (
+                    f'{value:.4g} <span class="soft">{low:.3g} to {high:.3g}</span>',
+                    value,
+                )
+            else:
+                yield "", ""
+
+    def _trials(self) -> str:
+        history = self._history
+        if not history.trials:
+            return section("Trials", empty("No trial is proposed yet."))
+        front = {t.number for t in history.pareto.front}
+        anchors = anchor_names(history)
+        names = [escape(o.name) for o in history.objectives]
+        head = ["trial", "state", "origin", *names, "seconds", "recipe or failure"]
+        rows, classes = [], []
+        for trial in _by_number(history.trials.values()):
+            rows.append([*self._trial_cells(trial, anchors.get(trial.number))])
+            classes.append("front" if trial.number in front else "")
+        note = "A coloured edge marks the front. Click a heading to sort."
+        return section(
+            "Trials", f'<div class="card scroll">{table(head, rows, classes)}</div>', note
+        )
+
+    def _trial_cells(self, trial: Trial, anchor: str | None) -> Iterator[Cell]:
+        yield str(trial.number), trial.number
+        failed = ' class="failed"' if trial.state == "failed" else ""
+        yield f"<span{failed}>{trial.state}</span>", trial.state
+        origin = f'<span class="anchor">{escape(anchor)}</span>' if anchor else escape(trial.origin)
+        yield origin, anchor or trial.origin
+        for objective in self._history.objectives:
+            if trial.state == "completed":
+                yield _measured(trial.objective(objective))
+            else:
+                yield "", ""
+        spent = ", ".join(f"{k.removesuffix('_s')} {v:.2f}" for k, v in trial.timings.items())
+        yield f'<span title="{escape(spent)}">{trial.seconds:.2f}</span>', trial.seconds
+        yield _details(trial), ""
+
+    def _configuration(self) -> str:
+        """Give the file, without the store's address: it may hold a password."""
+        history = self._history
+        content = history.config.model_dump(mode="json", exclude={"store"})
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        created = history.store.get(history.name).versions
+        versions = ", ".join(f"{k} {v}" for k, v in created.items())
+        written = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+        return (
+            "<h2>Configuration</h2>"
+            f'<div class="card"><details><summary>campaign file</summary><pre>{escape(text)}</pre>'
+            f"</details></div><footer>Created with {escape(versions)}. Report written {written}."
+            "</footer>"
+        )
+
+    def _grid(self, prefix: str, figures: Sequence[Figure]) -> str:
+        cards = (
+            f'<div class="card"><h3>{f["title"]}</h3>{self._place(f"{prefix}-{i}", f)}</div>'
+            for i, f in enumerate(figures)
+        )
+        return f'<div class="figures">{"".join(cards)}</div>'
+
+    def _place(self, name: str, figure: Figure, style: str = "") -> str:
+        self._figures[name] = figure
+        return f'<div class="plot {style}" id="{name}" data-testid="{name}"></div>'
+
+
+def _details(trial: Trial) -> str:
+    """Say what is behind a trial: why it failed, and its recipe."""
+    failure = ""
+    if trial.failure:
+        said = f"{trial.failure['kind']}: {trial.failure['message']}"
+        failure = f'<span class="failed">{escape(said)}</span>'
+        if trial.failure.get("detail"):
+            failure += f"<details><summary>log</summary><pre>{escape(trial.failure['detail'])}</pre></details>"
+    lines = "\n".join(f"{k}: {_plain(v)}" for k, v in flat_parameters(trial.recipe).items())
+    keys = f"key {trial.key}" + (f"\ndigest {trial.digest}" if trial.digest else "")
+    summary = escape(trial.recipe.method)
+    return (
+        f"{failure}<details><summary>{summary}</summary><pre>{escape(lines)}\n{escape(keys)}</pre>"
+        "</details>"
+    )
+
+
+def _measured(found: Measurement) -> Cell:
+    error = f' <span class="soft">± {found.se:.2g}</span>' if found.se else ""
+    return f"{found.value:.4g}{error}", found.value
+
+
+def _by_number(trials: Iterable[Trial]) -> list[Trial]:
+    return sorted(trials, key=lambda t: t.number)
+
+
+def _cycled(n: int) -> list[str]:
+    return [PARTS[i % len(PARTS)] for i in range(n)]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value).lower()
