@@ -267,8 +267,8 @@ def _details(trial: Trial) -> str:
     if trial.failure:
         said = f"{trial.failure['kind']}: {trial.failure['message']}"
         failure = f'<span class="failed">{escape(said)}</span>'
-        if trial.failure.get("detail"):
-            failure += f"<details><summary>log</summary><pre>{escape(trial.failure['detail'])}</pre></details>"
+        if log := trial.failure.get("detail"):
+            failure += f"<details><summary>log</summary><pre>{escape(log)}</pre></details>"
     lines = "\n".join(f"{k}: {_plain(v)}" for k, v in flat_parameters(trial.recipe).items())
     keys = f"key {trial.key}" + (f"\ndigest {trial.digest}" if trial.digest else "")
     summary = escape(trial.recipe.method)
