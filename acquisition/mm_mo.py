@@ -22,6 +22,7 @@ Fisher information. Repaired where the release cannot work, or cannot be repeate
   their sum is over standardised scores, for objectives here may differ in units.
 - A candidate that was proposed before is not proposed again.
 - Anchors come before the random initial points.
+- One objective, and five or more, are searched as `acquisition.hypervolume` says.
 - Optimiser and sampler settings are the light ones of `acquisition.hypervolume`.
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import get_args
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from acquisition.draft import Draft
 from acquisition.hypervolume import (
+    Criterion,
+    Target,
     feasible,
     infer_reference,
     maximise,
@@ -21,6 +24,7 @@ from acquisition.hypervolume import (
 )
 from acquisition.space_filling import fill_initial_design, sobol_points
 from acquisition.strategy import open_strategy
+from acquisition.surrogates import fit_surrogate
 
 
 def rows(*values: list[float]) -> Tensor:
@@ -150,8 +154,42 @@ class TestInitialDesign:
         assert not draft.offer(rows([0.5, 0.5 + 1e-8])[0], {"origin": "sobol"})
         assert draft.position == 2
 
+    def test_unanswered_are_pending_failed_and_own_rows(self) -> None:
+        seen = observe(rows([0.1, 0.1]))
+        seen = changed(seen, pending=rows([0.2, 0.2]), failed=rows([0.3, 0.3]))
+        draft = Draft(seen)
+        assert draft.offer(rows([0.4, 0.4])[0], {"origin": "sobol"})
+        assert torch.equal(draft.unanswered, rows([0.2, 0.2], [0.3, 0.3], [0.4, 0.4]))
+        assert draft.position == 4
+
+
+@pytest.mark.parametrize("criterion", get_args(Criterion))
+@pytest.mark.parametrize("m", [1, 2, 5])
+def test_a_point_without_a_score_takes_its_own_improvement_away(
+    criterion: Criterion, m: int
+) -> None:
+    seen = observe(random_points(12, 2), m)
+    surrogate = fit_surrogate(seen.X, seen.Y, seen.Yvar, (None,) * m)
+    reference = infer_reference(surrogate.scale.standardise(seen.Y))
+    target = Target(surrogate, seen.X, reference, None, criterion)
+    bounds = rows([0.0, 0.0], [1.0, 1.0])
+    with reproducible(0):
+        best, values = maximise(target.acquisition(seen.X[:0]), bounds, seen.X[:0], lambda X: X)
+    with reproducible(0), torch.no_grad():
+        after = target.acquisition(best[:1])(best[:1].unsqueeze(0))
+    assert float(after) < float(values[0]) - 1  # log scale
+
 
 class TestModelSearch:
+    def test_a_failed_point_counts_like_a_pending_one(self) -> None:
+        seen, strategy = observe(random_points(12, 2)), open_strategy("mm_mo", {})
+        first = strategy.propose(seen, 1, seed=0).X
+        failed, pending = (
+            strategy.propose(changed(seen, **{kind: first}), 1, seed=0).X
+            for kind in ("failed", "pending")
+        )
+        assert torch.equal(failed, pending)
+
     def test_without_scores_sobol_says_why(self) -> None:
         failed = random_points(10, 2)
         observations = changed(observe(failed[:0]), failed=failed)
@@ -189,6 +227,21 @@ class TestModelSearch:
         assert [d["origin"] for d in proposal.diagnostics] == ["local", "acquisition"]
         distance = (observations.X - proposal.X[0]).abs().amax(dim=-1)
         assert distance.min() <= 0.2 + 1e-12
+
+    @pytest.mark.parametrize("options", [{}, {"preset": "reference"}])
+    def test_units_do_not_matter_but_the_reference_is_in_them(
+        self, options: dict[str, str]
+    ) -> None:
+        strategy, seen = open_strategy("mm_mo", options), observe(random_points(12, 2))
+        r, A, b = rows([-0.3, -0.3])[0], rows([1.0, 0.0]), rows([-0.5])[0]
+        small = changed(seen, reference=r, constraints=(A, b))
+        # a power of two changes no mantissa, so the bits must agree
+        big = changed(seen, Y=1024 * seen.Y, Yvar=1024**2 * seen.Yvar, constraints=(A, 1024 * b))
+        same = strategy.propose(changed(big, reference=1024 * r), 1, seed=0).X
+        mixed = strategy.propose(changed(big, reference=r), 1, seed=0).X
+        expected = strategy.propose(small, 1, seed=0).X
+        assert torch.equal(same, expected)
+        assert not torch.equal(mixed, expected)
 
     def test_a_constraint_turns_the_search(self) -> None:
         # objective 1 is best at (0.8, 0.8) and must be near its best
