@@ -7,6 +7,7 @@ what is completed is never done twice.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -262,8 +263,10 @@ class Campaign:
         )
 
     def _open_optimizer(self) -> Optimizer:
+        logging.disable(logging.INFO)  # Ax greets on import
         from mmmo.optimizer import Optimizer
 
+        logging.disable(logging.NOTSET)
         self._space = SearchSpace(self._config)
         known = None
         if any(o.measure == "delta_l1" for o in self._history.objectives):
