@@ -38,6 +38,17 @@ def anchor_names(history: History) -> dict[int, str]:
     return found
 
 
+def frame(history: History, objective: Objective) -> tuple[float, float]:
+    """Find the worst and the best value of the front and the anchors, in the objective's units.
+
+    Trials that broke a model can be so far off that nothing else could be told apart beside them.
+    """
+    shown = [*history.pareto.front, *(history.trials[n] for n in anchor_names(history))]
+    values = [t.objective(objective).value for t in shown or history.completed]
+    low, high = min(values), max(values)
+    return (low, high) if objective.sign > 0 else (high, low)
+
+
 def front_figures(history: History) -> list[Figure]:
     """One scatter per pair of objectives; a single objective is drawn over the trials."""
     if not history.completed:
@@ -111,7 +122,7 @@ def _scatter(history: History, x: Objective, y: Objective) -> Figure:
         )
 
     data = [*_groups(history, points)]
-    layout = layout_of(_objective_axis(x), _objective_axis(y))
+    layout = layout_of(_framed(history, x), _framed(history, y))
     return {"title": f"{escape(x.name)} and {escape(y.name)}", "data": data, "layout": layout}
 
 
@@ -120,7 +131,7 @@ def _over_trials(history: History, y: Objective) -> Figure:
         numbers = [Measurement(float(t.number), 0.0, 0) for t in trials]
         return _points(trials, history, numbers, [t.objective(y) for t in trials], color)
 
-    layout = layout_of(_axis("trial"), _objective_axis(y))
+    layout = layout_of(_axis("trial"), _framed(history, y))
     return {"title": escape(y.name), "data": [*_groups(history, points)], "layout": layout}
 
 
@@ -144,7 +155,7 @@ def _groups(
             "name": "sources and plain averages",
             "mode": "markers+text",
             "texttemplate": "%{customdata}",
-            "customdata": [escape(names[t.number].removeprefix("expert ")) for t in trials],
+            "customdata": [escape(_short(names[t.number])) for t in trials],
             "textposition": [SIDES[i % len(SIDES)] for i in range(len(trials))],
             "textfont": {"size": 10, "color": ANCHOR},
             "marker": {
@@ -154,6 +165,13 @@ def _groups(
                 "line": {"width": 1.5},
             },
         }
+
+
+def _short(anchor: str) -> str:
+    """Shorten an anchor's name to stand in a figure."""
+    if anchor.startswith("expert "):
+        return anchor.removeprefix("expert ")
+    return anchor.replace("task arithmetic", "TA").replace("uniform ", "")
 
 
 def _points(
@@ -234,6 +252,14 @@ def _search_and_held_out(
     )
     title = f"{escape(objective.name)}: held-out and search"
     return {"title": title, "data": data, "layout": layout}
+
+
+def _framed(history: History, objective: Objective) -> dict[str, Any]:
+    """Let the axis leave out what is far worse than the front and the anchors."""
+    worst, best = frame(history, objective)
+    limit = worst - 0.25 * ((best - worst) or objective.sign * max(abs(worst), 1.0))
+    bound = "clipmin" if objective.sign > 0 else "clipmax"
+    return _objective_axis(objective) | {"autorangeoptions": {bound: limit}}
 
 
 def _objective_axis(objective: Objective, where: str = "") -> dict[str, Any]:

@@ -11,7 +11,7 @@ from html import escape
 from typing import Any
 
 from mmmo.config import Choice
-from mmmo.figures import GRID, OTHER, Figure, layout_of
+from mmmo.figures import GRID, OTHER, Figure, frame, layout_of
 from mmmo.history import History
 from mmmo.records import Objective, Trial
 from mmmo.space import Dimension, SearchSpace
@@ -26,18 +26,18 @@ Axis = tuple[str, str, str, Callable[[Trial], tuple[float | None, str]]]
 def parameter_figure(history: History) -> Figure | None:
     """Draw every completed trial; a line has a gap where a parameter has no part in its trial.
 
-    The front's colours run from the worst (orange) to the best value (blue) of the first objective.
+    The front's colours run from its worst (orange) to its best (blue) in the first objective.
     """
     trials = history.completed
     if not trials:
         return None
-    scales = list(_objective_axes(trials, history.objectives))
-    axes = [*_parameter_axes(history), *scales]
-    front = history.pareto.front
+    axes = [*_parameter_axes(history), *_objective_axes(history)]
+    first = history.objectives[0]
+    front = sorted(history.pareto.front, key=lambda t: first.sign * t.objective(first).value)
     others = [t for t in trials if t not in front]
     data = [_lines(others, axes, "other trials", OTHER, 1.0)] + [
-        _lines([t], axes, f"trial {t.number}", _blend(scales[0][3](t)[0] or 0.0), 2.0)
-        for t in front
+        _lines([t], axes, f"trial {t.number}", _blend(i / max(len(front) - 1, 1)), 2.0)
+        for i, t in enumerate(front)
     ]
     layout = layout_of(
         {
@@ -82,21 +82,19 @@ def _reader(d: Dimension) -> Callable[[Trial], tuple[float | None, str]]:
     return read
 
 
-def _objective_axes(trials: Sequence[Trial], objectives: Sequence[Objective]) -> Iterable[Axis]:
-    for objective in objectives:
-        values = [objective.sign * t.objective(objective).value for t in trials]
-        low, extent = min(values), max(values) - min(values)
-        foot, head = (f"{objective.sign * end:.3g}" for end in (low, low + extent))
-        yield objective.name, foot, head, _scaler(objective, low, extent)
+def _objective_axes(history: History) -> Iterable[Axis]:
+    for objective in history.objectives:
+        worst, best = frame(history, objective)
+        yield objective.name, f"{worst:.3g}", f"{best:.3g}", _scaler(objective, worst, best)
 
 
 def _scaler(
-    objective: Objective, low: float, extent: float
+    objective: Objective, worst: float, best: float
 ) -> Callable[[Trial], tuple[float | None, str]]:
     def read(trial: Trial) -> tuple[float | None, str]:
         value = trial.objective(objective).value
-        scaled = (objective.sign * value - low) / extent if extent > 0 else 1.0
-        return scaled, f"{value:.4g}"
+        scaled = (value - worst) / (best - worst) if best != worst else 1.0
+        return min(1.0, max(0.0, scaled)), f"{value:.4g}"
 
     return read
 

@@ -137,7 +137,8 @@ class _Report:
             return section("Front", empty("No trial is completed yet."))
         note = (
             "Every axis improves to the right and upwards. Bars: ± one standard error on the "
-            "search items. Diamonds: the sources, plain averages and plain task arithmetic."
+            "search items. Diamonds: the sources, plain averages and plain task arithmetic (TA). "
+            "Trials that are far worse than all of these lie outside; drag an axis to see them."
         )
         return section("Front", self._grid("front", figures), note)
 
@@ -154,12 +155,12 @@ class _Report:
         if figure is None:
             return ""
         axes = len(figure["layout"]["xaxis"]["tickvals"])
-        plot = self._place("parameters", figure, f'tall" style="--least:{115 * axes}px')
+        plot = self._place("parameters", figure, f'tall" style="--least:{100 * axes}px')
         note = (
             "A line per trial; the front is coloured, from orange where "
             f"{escape(self._history.objectives[0].name)} is worst to blue where it is best. "
             "Parameter axes run over their search ranges, objective axes (on the right) from the "
-            "worst trial to the best."
+            "worst to the best of front and sources; what is worse lies on their foot."
         )
         return section("Merge parameters", f'<div class="card scroll">{plot}</div>', note)
 

@@ -51,6 +51,17 @@ def test_every_axis_improves_to_the_right_and_upwards(tmp_path: Path) -> None:
     assert figure["layout"]["yaxis"]["title"]["text"] == "code (nll, lower is better)"
 
 
+def test_trials_far_off_do_not_set_the_scale(tmp_path: Path) -> None:
+    written = scribe(tmp_path)
+    written.complete(4, [0.9] * 6, 0, 80.0)
+    (figure,) = front_figures(written.history())
+    # The front and the expert reach from nll 1 to 2 and from maths 0.25 to 0.75; a quarter more.
+    layout = figure["layout"]
+    assert layout["yaxis"]["autorangeoptions"]["clipmax"] == pytest.approx(2.25)
+    assert layout["xaxis"]["autorangeoptions"]["clipmin"] == pytest.approx(0.125)
+    assert max(traces(figure)["other trials"]["y"]) == pytest.approx(80.0)
+
+
 def test_sources_are_reference_points(tmp_path: Path) -> None:
     history = scribe(tmp_path).history()
     assert anchor_names(history) == {0: "expert code"}
@@ -77,11 +88,15 @@ def test_a_line_runs_through_parameters_and_objectives(tmp_path: Path) -> None:
     assert set(drawn) == {"other trials", "trial 0", "trial 2"}
     line = drawn["trial 2"]["y"]
     assert line[:6] == pytest.approx([0.25, 0.5, 1.0, 0.0, 0.5, 1.0])
-    assert line[6:8] == pytest.approx([1.0, (2.5 - 2.0) / 1.5])  # best maths; code from 2.5 to 1.0
+    assert line[6:8] == pytest.approx([1.0, 0.0])  # of the front: best maths, worst code
+    other = drawn["other trials"]["y"]
+    assert other[6:8] == pytest.approx([0.5, 0.0])  # its code of 2.5 is below the foot
     assert line[8] is None
     labels = figure["layout"]["xaxis"]["ticktext"]
     assert labels[0] == "maths.weight<br>0 … 1.5"
-    assert labels[-1] == "code<br>2.5 … 1"
+    assert labels[-1] == "code<br>2 … 1"
+    assert drawn["trial 0"]["line"]["color"] == "rgb(217,118,26)"
+    assert drawn["trial 2"]["line"]["color"] == "rgb(47,126,216)"
     assert drawn["trial 2"]["text"][0] == "trial 2: maths.weight 0.375"
 
 
