@@ -148,7 +148,7 @@ class MergeConfig(Frozen):
     def _scatter(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Write the parameters where the user writes them."""
         content: dict[str, Any] = dump(self)
-        return {**content, **content.pop("parameters")} if "parameters" in content else content
+        return content | content.pop("parameters", {})
 
     @field_validator("method")
     @classmethod
@@ -286,8 +286,9 @@ class CampaignConfig(Frozen):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def text(self) -> str:
-        """The resolved configuration as YAML; `parse` reads it back."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        """The resolved configuration as YAML, as a user could have written it."""
+        content = self.model_dump(mode="json", exclude_none=True)
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 def load(path: Path) -> CampaignConfig:

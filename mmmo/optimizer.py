@@ -170,6 +170,8 @@ def build_strategy(config: CampaignConfig) -> Strategy:
         UserError: no such strategy, or no such option.
     """
     options = {"initial": config.search.initial, **config.search.options}
+    if config.search.strategy == "sobol":  # it has no initial design: all of it is one
+        options.pop("initial")
     try:
         return open_strategy(config.search.strategy, options)
     except KeyError:

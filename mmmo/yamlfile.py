@@ -13,7 +13,9 @@ from mmmo.errors import UserError
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML 1.1 with three repairs: duplicate keys and non-finite numbers are errors, 1e-3 is one."""
+    """YAML 1.1 with what people expect of it: a key written twice and a number that is not finite
+    are errors, 1e-3 is a number, and only true and false are truth values (`on` is a word).
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -33,6 +35,13 @@ class _StrictLoader(yaml.SafeLoader):
         return float(number)
 
 
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, rule) for tag, rule in rules if tag != "tag:yaml.org,2002:bool"]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _StrictLoader.add_constructor("tag:yaml.org,2002:float", _StrictLoader.construct_yaml_float)
 _StrictLoader.add_implicit_resolver(  # YAML 1.1 reads 1e-3 as text
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
