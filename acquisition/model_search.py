@@ -164,12 +164,15 @@ class _ModelSearch:
 
     def _reference(self, constraints: tuple[Tensor, Tensor] | None) -> Tensor:
         seen, scale = self._observations, self._surrogate.scale
-        if seen.reference is not None:
-            return scale.standardise(seen.reference)
         if self._settings.reference_from == "design":
             design = seen.Y[: max(self._settings.initial, 1)]
-            return scale.standardise(released_reference(design))
-        return infer_reference(self._Z, constraints)
+            inferred = scale.standardise(released_reference(design))
+        else:
+            inferred = infer_reference(self._Z, constraints)
+        if seen.reference is None:
+            return inferred
+        given = scale.standardise(seen.reference)
+        return torch.where(given.isnan(), inferred, given)
 
     def _candidates(self, draft: Draft, count: int) -> list[_Candidate]:
         """Maximise the acquisition `count` times, each point aware of the ones before it."""

@@ -14,13 +14,13 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 Number = float | int
 Grid = tuple[tuple[float, ...], ...]
-"""One value per block: (1 + number of filters) rows × layer_groups columns; the last row is "rest"."""
+"""One value per block: 1 + len(filters) rows × layer_groups columns; the last row is "rest"."""
 
 Value = float | bool | str | Grid
 DType = Literal["float32", "bfloat16", "float16"]
 
 WHOLE = "*"
-"""The owner of parameters that belong to the merge, not to one expert (`lambda`, `normalize`, `t`)."""
+"""The owner of parameters that the merge has once, such as `lambda`, `normalize` and `t`."""
 
 
 class Frozen(BaseModel):

@@ -157,11 +157,17 @@ class Campaign:
                 self._take(result)
 
     def _refill(self) -> None:
-        """Keep every worker busy, first with what is open, then with new candidates."""
-        while self._pool.free > 0:
+        """Keep every worker busy, first with what is open, then with new candidates.
+
+        Workers in processes go on while this one proposes, so candidates are proposed as soon as
+        none is waiting, not only when a worker is free: no worker waits for a proposal. With one
+        worker this depends on no clock: a resumed campaign proposes at the same points.
+        """
+        ahead = self._config.pool.executor != "inline"
+        while self._pool.free > 0 or ahead:
             waiting = [t for t in self._history.open if t.number not in self._running]
             if waiting:
-                if not self._dispatch(waiting):
+                if self._pool.free == 0 or not self._dispatch(waiting):
                     return
             elif (q := self._wanted()) > 0:
                 self._propose(q)
@@ -220,9 +226,7 @@ class Campaign:
         self._running.discard(result.trial)
         if result.failure is None:
             payload = completed(result)
-            self._account.work_s += sum(
-                s for part, s in result.timings.items() if part != "load_s"
-            )
+            self._account.work_s += sum(s for part, s in result.timings.items() if part != "load_s")
             self._record(result.trial, "completed", payload)
             return
         tried = self._history.trials[result.trial].failures

@@ -173,7 +173,7 @@ def pareto(name: Name, as_json: AsJson = False, store: StoreUrl = None) -> None:
 
 
 @app.command()
-def export(
+def export(  # noqa: PLR0913
     name: Name,
     trial: Annotated[list[int] | None, typer.Option(help="This trial; may be repeated.")] = None,
     knee: Annotated[bool, typer.Option("--knee", help="Only the front's knee.")] = False,
@@ -183,7 +183,7 @@ def export(
     out: Annotated[Path | None, typer.Option(help="Folder [runs/NAME/exports].")] = None,
     store: StoreUrl = None,
 ) -> None:
-    """Write chosen models (default: the whole front), scored on held-out items, ready to publish."""
+    """Write chosen models (default: the whole front), with held-out scores, ready to publish."""
     from mmmo.export import choose, export_trials
 
     history = _history(name, store)

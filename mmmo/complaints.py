@@ -8,6 +8,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from evaluators.merging.methods import METHODS
+
 
 def complaints(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """One line per mistake: `path.to.key: what was found, what is allowed`."""
@@ -56,12 +58,10 @@ def _shown(value: object) -> str:
 
 def _keys(model: type[BaseModel], loc: list[str]) -> list[str]:
     """The keys that are allowed at a place, found by walking the models along its path."""
-    from evaluators.merging.methods import METHODS
-
     here: Any = model
     for part in loc:
         here = _step(here, part)
-    names = list(here.model_fields) if isinstance(here, type) else []
+    names = list(here.model_fields) if _is_model(here) else []
     if "parameters" in names:  # operators' parameters stand directly under `merge`
         operators = sorted({p.name for m in METHODS.values() for p in m.parameters})
         names = [n for n in names if n != "parameters"] + operators
@@ -70,8 +70,11 @@ def _keys(model: type[BaseModel], loc: list[str]) -> list[str]:
 
 def _step(here: Any, part: str) -> Any:
     """From a model to the model under one of its keys; from a dict or list type to its value."""
-    if isinstance(here, type) and issubclass(here, BaseModel):
-        here = here.model_fields[part].annotation if part in here.model_fields else None
-        return here
-    candidates = [a for a in get_args(here) if isinstance(a, type) and issubclass(a, BaseModel)]
+    if _is_model(here):
+        return here.model_fields[part].annotation if part in here.model_fields else None
+    candidates = [a for a in get_args(here) if _is_model(a)]
     return candidates[-1] if candidates else None
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)

@@ -128,9 +128,9 @@ class MergeConfig(Frozen):
     """The operator and its parameters; whatever is a range or a choice is searched."""
 
     method: Annotated[str | Choice, BeforeValidator(_setting)]
-    parameters: dict[
-        str, Annotated[Setting | dict[str, Setting], BeforeValidator(_setting)]
-    ] = Field(default_factory=dict)
+    parameters: dict[str, Annotated[Setting | dict[str, Setting], BeforeValidator(_setting)]] = (
+        Field(default_factory=dict)
+    )
     layer_groups: int = Field(1, ge=1, le=1000)
     filters: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     dtype: DType = "float32"
@@ -148,7 +148,8 @@ class MergeConfig(Frozen):
     def _scatter(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Write the parameters where the user writes them."""
         content: dict[str, Any] = dump(self)
-        return content | content.pop("parameters", {})
+        parameters: dict[str, Any] = content.pop("parameters", {})
+        return content | parameters
 
     @field_validator("method")
     @classmethod
@@ -398,7 +399,8 @@ def _benchmark_options(config: CampaignConfig) -> list[str]:
         except ValidationError as error:
             own = set(BenchmarkConfig.model_fields)
             problems += [
-                f"{where}.{line}" if line.split(":")[0].split(".")[0] in own
+                f"{where}.{line}"
+                if line.split(":")[0].split(".")[0] in own
                 else f"{where}.options.{line}"
                 for line in complaints(error, model)
             ]

@@ -1,7 +1,7 @@
 """The file that `mmmo init` writes."""
 
 EXAMPLE = """\
-# A merge campaign. Check it with `mmmo check campaign.yaml`, run it with `mmmo launch campaign.yaml`.
+# A merge campaign. Check it: `mmmo check campaign.yaml`. Run it: `mmmo launch campaign.yaml`.
 schema_version: 1
 name: my-merge                 # the campaign's name in every other command
 seed: 7                        # the campaign is a function of this file and its seed

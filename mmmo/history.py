@@ -17,6 +17,9 @@ from mmmo.preflight import Facts
 from mmmo.records import OPEN, Objective, Trial, feasible, fold
 from mmmo.store import Event, Store
 
+_OF_THE_LOOP = frozenset({"proposed", "started", "completed", "failed", "finished", "paused"})
+"""Events that show that the campaign's loop was running."""
+
 
 class History:
     """Folds a campaign's events; `update` reads the new ones.
@@ -136,7 +139,7 @@ class History:
             self.stop_requested = True
         elif event.kind == "finished":
             self.finished = event.payload
-        if self._sessions and event.kind not in ("stop_requested", "exported"):
+        if self._sessions and event.kind in _OF_THE_LOOP:
             self._sessions[-1][1] = event.at
 
     def _reconfigure(self, payload: Mapping[str, Any]) -> None:

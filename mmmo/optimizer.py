@@ -1,22 +1,20 @@
 """The loop's proposer, driven by Ax: the only importer of `ax`.
 
-Ax holds the experiment: the unit cube as its search space, objectives and constraints, trial states,
-data with standard errors. Candidates come from an `ExternalGenerationNode` that asks a strategy of
-`acquisition`. Nothing of Ax is ever stored: the experiment is rebuilt from the trials on every start
-and kept in step with them, and strategies see the trials' own numbers, so that a rebuilt campaign
-proposes the same points bit for bit.
+Ax holds the experiment: the unit cube as its search space, objectives and constraints, trial
+states, data with standard errors. Candidates come from an `ExternalGenerationNode` that asks a
+strategy of `acquisition`. Nothing of Ax is ever stored: the experiment is rebuilt from the trials
+on every start and kept in step with them, and strategies see the trials' own numbers, so that a
+rebuilt campaign proposes the same points bit for bit.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from ax.api.client import Client
 from ax.api.configs import RangeParameterConfig
 from ax.core.data import Data
@@ -43,7 +41,7 @@ class Candidate:
     diagnostics: Mapping[str, Any]
 
 
-class StrategyNode(ExternalGenerationNode):  # type: ignore[misc]
+class StrategyNode(ExternalGenerationNode):
     """Hands the candidates of one proposal to Ax, one by one."""
 
     def __init__(self, strategy: Strategy, seed: int) -> None:

@@ -22,8 +22,7 @@ Array = NDArray[np.float64]
 def non_dominated(Y: Array) -> NDArray[np.bool_]:
     """Which rows of `n x m` (maximised) no other row dominates; equal rows are all kept."""
     better = (Y[:, None, :] >= Y[None, :, :]).all(-1) & (Y[:, None, :] > Y[None, :, :]).any(-1)
-    keep: NDArray[np.bool_] = ~better.any(0)
-    return keep
+    return np.logical_not(better.any(0))
 
 
 def reference_point(Y: Array, given: Sequence[float | None]) -> Array:
@@ -35,9 +34,9 @@ def reference_point(Y: Array, given: Sequence[float | None]) -> Array:
     front = Y[non_dominated(Y)]
     low, extent = front.min(0), np.ptp(front, 0)
     margin = 0.1 * np.where(extent > 0, extent, np.maximum(np.abs(low), 1e-6))
-    return np.array([
-        inferred if g is None else g for g, inferred in zip(given, low - margin, strict=True)
-    ])
+    return np.array(
+        [inferred if g is None else g for g, inferred in zip(given, low - margin, strict=True)]
+    )
 
 
 def hypervolume(Y: Array, reference: Array) -> float:

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from evaluators.benchmarks.benchmark import Benchmark
-from evaluators.benchmarks.data import DataError
+from evaluators.benchmarks.rows import DataError
 from evaluators.benchmarks.table import open_benchmark
 from evaluators.worker import Workbench
 from mmmo.config import CampaignConfig, Constraint

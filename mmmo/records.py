@@ -128,7 +128,9 @@ class Trial:
         }
 
 
-def proposed(x: Sequence[float], recipe: MergeRecipe, diagnostics: Mapping[str, Any]) -> dict[str, Any]:
+def proposed(
+    x: Sequence[float], recipe: MergeRecipe, diagnostics: Mapping[str, Any]
+) -> dict[str, Any]:
     """Payload of a *proposed* event."""
     return {
         "x": list(x),
@@ -195,7 +197,9 @@ def _on_proposed(_: Trial | None, event: Event) -> Trial:
 
 
 def _on_started(trial: Trial | None, event: Event) -> Trial:
-    return replace(_known(trial, event), state="running", attempts=_known(trial, event).attempts + 1)
+    return replace(
+        _known(trial, event), state="running", attempts=_known(trial, event).attempts + 1
+    )
 
 
 def _on_completed(trial: Trial | None, event: Event) -> Trial:
@@ -217,9 +221,7 @@ def _on_failed(trial: Trial | None, event: Event) -> Trial:
     trial, p = _known(trial, event), event.payload
     failure = {"kind": p["kind"], "message": p["message"], "detail": p["detail"]}
     state: State = "failed" if p["final"] else "proposed"
-    return replace(
-        trial, state=state, failure=failure, failures=trial.failures + 1, at=event.at
-    )
+    return replace(trial, state=state, failure=failure, failures=trial.failures + 1, at=event.at)
 
 
 def _known(trial: Trial | None, event: Event) -> Trial:
@@ -236,7 +238,7 @@ _STEPS: Mapping[str, Callable[[Trial | None, Event], Trial]] = {
 }
 
 
-def observations(
+def observations(  # noqa: PLR0913
     trials: Sequence[Trial],
     objectives: Sequence[Objective],
     config: CampaignConfig,
@@ -282,9 +284,7 @@ def _reference(objectives: Sequence[Objective]) -> Any:
     return None if all(map(math.isnan, given)) else torch.tensor(given, dtype=torch.double)
 
 
-def _constraints(
-    config: CampaignConfig, objectives: Sequence[Objective]
-) -> tuple[Any, Any] | None:
+def _constraints(config: CampaignConfig, objectives: Sequence[Objective]) -> tuple[Any, Any] | None:
     """`A @ y >= b` in maximised units."""
     import torch
 
@@ -306,6 +306,8 @@ def feasible(trial: Trial, objectives: Sequence[Objective], config: CampaignConf
     by_name = {o.name: o for o in objectives}
     for constraint in config.constraints:
         value = trial.objective(by_name[constraint.objective]).value
-        if not (value >= constraint.bound if constraint.sign == ">=" else value <= constraint.bound):
+        if not (
+            value >= constraint.bound if constraint.sign == ">=" else value <= constraint.bound
+        ):
             return False
     return True

@@ -64,7 +64,7 @@ class _Report:
             self._trials(),
             self._configuration(),
         )
-        return page(f"{self._history.name} – mmmo", "\n".join(sections), self._figures)  # noqa: RUF001
+        return page(f"{self._history.name} – mmmo", "\n".join(sections), self._figures)
 
     def _header(self) -> str:
         history = self._history
@@ -117,7 +117,7 @@ class _Report:
             for (name, s), color in shares
         )
         return (
-            f'<div class="card"><h3>Workers’ time over completed trials</h3>'  # noqa: RUF001
+            f'<div class="card"><h3>Workers’ time over completed trials</h3>'
             f'<div class="bar">{bar}</div><div class="key">{key}</div>{self._overhead()}</div>'
         )
 
@@ -128,7 +128,7 @@ class _Report:
         return (
             f"<p>Last session: {_duration(last['wall_s'])} on {last['workers']:.0f} worker(s), "
             f"of which {_duration(last['propose_s'])} went into proposing; overhead (all that is "
-            f"neither merging nor scoring) {last['overhead']:.1%} of the workers’ time.</p>"  # noqa: RUF001
+            f"neither merging nor scoring) {last['overhead']:.1%} of the workers’ time.</p>"
         )
 
     def _front(self) -> str:
@@ -146,7 +146,7 @@ class _Report:
         figure = hypervolume_figure(self._history)
         if figure is None:
             return ""
-        note = "What the completed trials dominate together, all with today’s reference point."  # noqa: RUF001
+        note = "What the completed trials dominate together, all with today’s reference point."
         plot = self._place("volume", figure)
         return section("Hypervolume over trials", f'<div class="card">{plot}</div>', note)
 

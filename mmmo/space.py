@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from evaluators.merging.methods import METHODS, Parameter
 from evaluators.recipe import WHOLE, MergeRecipe, Value
-from mmmo.config import CampaignConfig, Choice, Range, Setting
+from mmmo.config import CampaignConfig, Choice, Fixed, Range, Setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,11 +30,11 @@ Chooser = Callable[[str, str, Block, Parameter], float | bool | str | None]
 class Probe(Protocol):
     """What `known_delta_l1` needs of `evaluators.merging.probe.DeltaProbe`."""
 
-    def supports(self, method: str) -> bool: ...
-
     def delta_l1(
-        self, method: str, values: Mapping[str, Tensor], options: Mapping[str, bool | str]
-    ) -> Tensor: ...
+        self, method: str, values: Mapping[str, Tensor], options: Mapping[str, float | bool | str]
+    ) -> Tensor:
+        """Mean |delta| per parameter of a batch of recipes."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,7 @@ class SearchSpace:
         """The recipe of a point `x` of `size` numbers in [0, 1]."""
         values = {(d.owner, d.parameter, d.block): d.read(x) for d in self.dimensions}
         method = str(values.get((WHOLE, METHOD, None), self.methods[0]))
-        return self._recipe(
-            method, lambda owner, name, block, _: values.get((owner, name, block))
-        )
+        return self._recipe(method, lambda owner, name, block, _: values.get((owner, name, block)))
 
     def encode(self, recipe: MergeRecipe) -> list[float]:
         """The point that decodes to this recipe; one half where nothing depends on it.
@@ -157,15 +155,20 @@ class SearchSpace:
         found: dict[str, MergeRecipe] = {}
         for name, wish in wishes.items():
             recipe = self._recipe(self.methods[0], wish)
-            if self._granted(wish) and self._holds(recipe) and recipe.key not in {r.key for r in found.values()}:
+            if (
+                self._granted(wish)
+                and self._holds(recipe)
+                and recipe.key not in {r.key for r in found.values()}
+            ):
                 found[name] = recipe
         return found
 
     def known_delta_l1(self, probe: Probe) -> Callable[[Tensor], Tensor] | None:
-        """Mean |delta| per parameter as an exact function of `... x size` points, or None where
-        the probe cannot say it for every operator of this space.
+        """Mean |delta| per parameter as a function of `... x size` points, or None where something
+        other than numbers and the method is searched.
         """
-        if not all(probe.supports(method) for method in self.methods):
+        specs = (p for m in self.methods for p in METHODS[m].parameters if p.choices)
+        if any(isinstance(self._setting(WHOLE, spec), Choice) for spec in specs):
             return None
 
         def delta_l1(X: Tensor) -> Tensor:
@@ -238,15 +241,13 @@ class SearchSpace:
         if not isinstance(setting, Range | Choice):
             return setting
         blocks = self._blocks() if isinstance(setting, Range) else [None]
-        cells = [choose(owner, spec.name, block, spec) for block in blocks]
-        cells = [_default(spec, setting) if cell is None else cell for cell in cells]
+        wishes = [choose(owner, spec.name, block, spec) for block in blocks]
+        cells = [_default(spec, setting) if wish is None else wish for wish in wishes]
         if blocks == [None]:
             return cells[0]
         groups = self._merge.layer_groups
         numbers = [float(cell) for cell in cells]
-        return tuple(
-            tuple(numbers[row : row + groups]) for row in range(0, len(numbers), groups)
-        )
+        return tuple(tuple(numbers[row : row + groups]) for row in range(0, len(numbers), groups))
 
     def _wishes(self) -> dict[str, Chooser]:
         def with_weights(weights: Mapping[str, float]) -> Chooser:
@@ -275,8 +276,10 @@ class SearchSpace:
             return lambda owner, name, block, spec: t if name == "t" else None
 
         first, *second = self._experts
-        ends = ("base", f"expert {first}") if not second else tuple(
-            f"expert {k}" for k in self._experts
+        ends = (
+            ("base", f"expert {first}")
+            if not second
+            else tuple(f"expert {k}" for k in self._experts)
         )
         return {ends[1]: at(1.0), ends[0]: at(0.0), "half way": at(0.5)}
 
@@ -295,35 +298,39 @@ class SearchSpace:
         except ValueError:
             return False
 
-    def _tensors(self, method: str, X: Tensor) -> tuple[dict[str, Tensor], dict[str, bool | str]]:
+    def _tensors(
+        self, method: str, X: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, float | bool | str]]:
         """The parameters of `... x size` points as tensors: `... x K x rows x groups` for experts'
-        numbers, `... x rows x groups` for the merge's, and the choices as they are.
+        numbers, `... x rows x groups` for the merge's; and the choices, which are fixed.
         """
         import torch
 
-        rows, groups = len(self._merge.filters) + 1, self._merge.layer_groups
-        by_key = {(d.owner, d.parameter, d.block): d for d in self.dimensions}
         values: dict[str, Tensor] = {}
-        options: dict[str, bool | str] = {}
+        options: dict[str, float | bool | str] = {}
         for spec in METHODS[method].parameters:
-            if spec.choices is not None:
-                setting = self._setting(WHOLE, spec)
-                options[spec.name] = spec.default if isinstance(setting, Choice) else setting  # type: ignore[assignment]
-                continue
             owners = list(self._experts) if spec.scope == "expert" else [WHOLE]
-            cells = []
-            for owner in owners:
-                setting = self._setting(owner, spec)
-                for block in self._blocks():
-                    d = by_key.get((owner, spec.name, block))
-                    if d is not None and isinstance(d.setting, Range):
-                        width = d.setting.high - d.setting.low
-                        cells.append(d.setting.low + X[..., d.start] * width)
-                    else:
-                        cells.append(torch.full_like(X[..., 0], float(setting)))  # type: ignore[arg-type]
-            grid = torch.stack(cells, -1).unflatten(-1, (len(owners), rows, groups))
+            if spec.choices is not None:
+                options[spec.name] = _fixed(self._setting(WHOLE, spec))
+                continue
+            cells = [self._cell(o, spec, block, X) for o in owners for block in self._blocks()]
+            shape = (len(self._merge.filters) + 1, self._merge.layer_groups)
+            grid = torch.stack(cells, -1).reshape(*X.shape[:-1], len(owners), *shape)
             values[spec.name] = grid if spec.scope == "expert" else grid.squeeze(-3)
         return values, options
+
+    def _cell(self, owner: str, spec: Parameter, block: Block, X: Tensor) -> Tensor:
+        """The values of one number at `... x size` points: `...`."""
+        import torch
+
+        for d in self.dimensions:
+            if (d.owner, d.parameter) == (owner, spec.name) and d.block in (block, None):
+                cells = X[..., d.start : d.start + d.width]
+                if isinstance(d.setting, Range):
+                    return d.setting.low + cells[..., 0] * (d.setting.high - d.setting.low)
+                options = torch.tensor([float(option) for option in d.setting.options]).to(X)
+                return options[cells.argmax(-1)]
+        return torch.full_like(X[..., 0], float(_fixed(self._setting(owner, spec))))
 
     def _column_names(self, d: Dimension) -> list[str]:
         name = d.parameter if d.owner == WHOLE else f"{d.owner}.{d.parameter}"
@@ -345,3 +352,9 @@ def _default(spec: Parameter, setting: Range | Choice) -> float | bool | str:
     if isinstance(setting, Choice) and spec.default not in setting.options:
         return setting.options[0]
     return spec.default
+
+
+def _fixed(setting: Setting) -> Fixed:
+    if isinstance(setting, Range | Choice):
+        raise TypeError(f"{setting} is searched, not fixed")
+    return setting

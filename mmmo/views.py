@@ -45,16 +45,16 @@ def status_lines(document: dict[str, Any]) -> list[str]:
 def pareto_document(history: History) -> dict[str, Any]:
     """The front with what its hypervolume means."""
     pareto, objectives = history.pareto, history.objectives
-    reference = pareto.reference if pareto.trials else []
+    references = [float(r) for r in pareto.reference] if pareto.trials else None
     return {
         "objectives": [
             {
                 "name": o.name,
                 "goal": o.goal,
                 "metric": o.metric,
-                "reference": o.sign * float(r) if len(reference) else None,
+                "reference": o.sign * references[i] if references else None,
             }
-            for o, r in zip(objectives, reference if len(reference) else objectives, strict=True)
+            for i, o in enumerate(objectives)
         ],
         "hypervolume": pareto.hypervolume(),
         "trace": pareto.trace,

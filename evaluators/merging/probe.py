@@ -24,11 +24,6 @@ Values = Mapping[str, Tensor]
 Options = Mapping[str, float | bool | str]
 
 
-def supports(method: str) -> bool:
-    """Tell whether the probe knows the operator: every one in `METHODS`."""
-    return method in METHODS
-
-
 class DeltaProbe:
     """An estimator of the engine's `delta_l1` at dtype float32.
 
@@ -80,7 +75,8 @@ class DeltaProbe:
 
         Args:
             method: a key of `METHODS`.
-            values: parameter → float64 tensor, `... x K x R x G` if experts own it, else `...`;
+            values: parameter → float64 tensor, `... x K x R x G` if experts own it, else
+                `... x R x G`;
                 a parameter that is left out has its default.
             options: choices, such as `normalize` and `rescale`; defaults likewise.
 
@@ -105,8 +101,8 @@ class DeltaProbe:
             rescale = self._rescale(str(options.get("rescale", "none")), keep, density)
         if method.pairwise:
             models = torch.cat([self._base[None], models])[-2:]
-            t = values.get("t", torch.tensor(0.5, dtype=torch.float64))
-            mix = arc(self._cosines, t[..., None]).movedim(0, -2)
+            t = self._spread(values["t"]) if "t" in values else torch.full((1,), 0.5).double()
+            mix = arc(self._cosines, t).movedim(0, -2)
         weights = one.expand(len(models), 1)
         return Operands(
             base=self._base,
@@ -115,12 +111,12 @@ class DeltaProbe:
             keep=keep,
             rescale=rescale,
             mix=mix,
-            scale=values["lambda"][..., None] if "lambda" in values else one[0],
+            scale=self._spread(values["lambda"]) if "lambda" in values else one[0],
             normalize=bool(options.get("normalize", False)),
         )
 
     def _spread(self, grid: Tensor) -> Tensor:
-        """Give every coordinate its block's value: `... x K x R x G` → `... x K x S`."""
+        """Give every coordinate its block's value: `... x R x G` → `... x S`."""
         return grid[..., self._row, self._group]
 
     def _rescale(self, kind: str, keep: Tensor, density: Tensor) -> Tensor:

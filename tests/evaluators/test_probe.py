@@ -14,7 +14,7 @@ from torch import Tensor
 
 from evaluators.merging.engine import MergeEngine
 from evaluators.merging.methods import METHODS
-from evaluators.merging.probe import DeltaProbe, smooth_step, supports
+from evaluators.merging.probe import DeltaProbe, smooth_step
 from evaluators.merging.sample import rank_fractions
 from evaluators.recipe import WHOLE
 from evaluators.sources import Sources
@@ -48,8 +48,8 @@ def measured(
     sources: Sources, method: str, values: dict[str, Tensor], options: dict[str, Any]
 ) -> float:
     """The engine's measure of the same recipe."""
-    own = {n: v for n, v in values.items() if v.dim() > 0}
-    whole = {n: float(v) for n, v in values.items() if v.dim() == 0}
+    own = {n: v for n, v in values.items() if v.dim() == 3}
+    whole = {n: v.tolist() for n, v in values.items() if v.dim() == 2}
     parameters = {
         expert: {n: v[k].tolist() for n, v in own.items()}
         for k, expert in enumerate(sources.experts)
@@ -66,7 +66,7 @@ def random_values(method: str, generator: torch.Generator) -> dict[str, Tensor]:
     values: dict[str, Tensor] = {}
     for p in METHODS[method].parameters:
         if p.choices is None:
-            shape = (3, 2, 2) if p.scope == "expert" else ()
+            shape = (3, 2, 2) if p.scope == "expert" else (2, 2)
             values[p.name] = 0.1 + 0.8 * torch.rand(shape, generator=generator, dtype=torch.float64)
     return values
 
@@ -154,11 +154,6 @@ def test_the_seed_decides_the_sample() -> None:
         float(DeltaProbe(sources, 1, (), seed=s).delta_l1("linear", {}, {})) for s in (1, 1, 2)
     ]
     assert found[0] == found[1] != found[2]
-
-
-def test_supports() -> None:
-    assert all(supports(method) for method in METHODS)
-    assert not supports("passthrough")
 
 
 quarters = st.integers(-8, 8).map(lambda i: i / 4)
