@@ -114,6 +114,7 @@ class Campaign:
         self._folder = runs / config.name
         self._account = Account(config.pool.workers, time.perf_counter())
         self._running: set[int] = set()
+        self._exhausted = False
         self._interrupts = Interrupts()
 
     def run(self) -> History:
@@ -184,10 +185,13 @@ class Campaign:
         return min(left, initial if initial > 0 else search.batch)
 
     def _spent(self) -> bool:
+        """Whether the campaign ends here: no budget, or nothing left in the space to try."""
         budget = self._config.budget
         hours = self._history.active_seconds / 3600
-        return len(self._history.trials) >= budget.trials or (
-            budget.hours is not None and hours >= budget.hours
+        return (
+            self._exhausted
+            or len(self._history.trials) >= budget.trials
+            or (budget.hours is not None and hours >= budget.hours)
         )
 
     def _propose(self, q: int) -> None:
@@ -195,6 +199,9 @@ class Campaign:
         began = time.perf_counter()
         candidates = self._optimizer.propose(self._history.trials, q)
         self._account.propose_s += time.perf_counter() - began
+        if not candidates:
+            self._exhausted = True
+            return
         first = len(self._history.trials)
         self._store.append_many(
             self._lease,

@@ -94,10 +94,8 @@ class Optimizer:
         self._states: dict[int, str] = {}
 
     def propose(self, trials: Mapping[int, Trial], q: int) -> list[Candidate]:
-        """The next q candidates; trial numbers follow those of `trials`.
-
-        Raises:
-            UserError: the strategy failed, with its own words.
+        """The next candidates: q, or fewer where the space has no more; their trial numbers follow
+        those of `trials`.
         """
         self._follow(trials)
         observed = observations(
@@ -109,7 +107,8 @@ class Optimizer:
             self._anchors,
         )
         proposal = self._node.prepare(observed, q)
-        drawn = self._client.get_next_trials(max_trials=q)
+        q = len(proposal.X)
+        drawn = self._client.get_next_trials(max_trials=q) if q else {}
         expected = range(len(trials), len(trials) + q)
         if sorted(drawn) != list(expected):
             raise Fault(f"Ax numbered its trials {sorted(drawn)}, expected {list(expected)}")
