@@ -40,8 +40,10 @@ def write_data(author: Path, seed: int, folder: Path, advance: Advance) -> None:
     (folder / "train").mkdir()
     for task in TASKS:
         items = random.Random(f"{seed} {task}").sample(texts[task], len(texts[task]))
-        _write(folder / f"{task}.jsonl", items[: HELD_BACK[task]])
-        _write(folder / "train" / f"{task}.jsonl", items[HELD_BACK[task] :])
+        asked = items[: HELD_BACK[task]]
+        known = {content(item) for item in asked}
+        _write(folder / f"{task}.jsonl", asked)
+        _write(folder / "train" / f"{task}.jsonl", [i for i in items if content(i) not in known])
     advance()
 
 
@@ -82,6 +84,11 @@ def stories(author: Path, n: int, seed: int) -> list[Item]:
         )
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
     return [{"text": text} for text in dict.fromkeys(texts)]
+
+
+def content(item: Item) -> tuple[str, ...]:
+    """Say what an item asks; a sum asks the same with its summands in the other order."""
+    return tuple(sorted(item.get("prompt", item.get("text", "")).removesuffix("=").split("+")))
 
 
 def _first_lines(code: str) -> str:
