@@ -26,7 +26,7 @@ from mmmo.leases import Lease
 from mmmo.preflight import Preflight, workbench
 from mmmo.records import Trial, answered, completed, proposed
 from mmmo.space import SearchSpace
-from mmmo.store import Store
+from mmmo.store import NewEvent, Store
 
 if TYPE_CHECKING:
     from mmmo.optimizer import Optimizer
@@ -129,14 +129,16 @@ class Campaign:
         with ExitStack() as stack:
             self._lease: Lease = stack.enter_context(self._store.acquire(self._config.name))
             self._history = History(self._store, self._config.name)
+            if self._history.finished is not None and self._done():
+                return self._history
             self._verify_facts()
-            self._record(None, "started_session", self._session())
+            self._begin_session()
             # Workers import and load while this process imports Ax: construct the pool first.
             self._pool: EvaluatorPool = stack.enter_context(self._open_pool())
             self._optimizer = self._open_optimizer()
             stack.enter_context(self._interrupts)
             self._loop()
-            if not self._history.open and self._spent():
+            if self._done():
                 self._record(None, "finished", self._account.summary())
             else:
                 self._record(None, "paused", self._account.summary())
@@ -183,6 +185,9 @@ class Campaign:
         left = self._config.budget.trials - len(self._history.trials)
         initial = search.initial - len(self._history.trials)
         return min(left, initial if initial > 0 else search.batch)
+
+    def _done(self) -> bool:
+        return not self._history.open and self._spent()
 
     def _spent(self) -> bool:
         """Whether the campaign ends here: no budget, or nothing left in the space to try."""
@@ -248,18 +253,22 @@ class Campaign:
         self._history.update()
         self._watch(self._history)
 
-    def _session(self) -> dict[str, Any]:
-        config = self._config
-        return {
-            "budget": config.budget.model_dump(mode="json"),
-            "pool": config.pool.model_dump(mode="json"),
+    def _begin_session(self) -> None:
+        """Record that it begins; a stop asked for while the sources were read is meant for it."""
+        asked = any(event.kind == "stop_requested" for event in self._history.update())
+        session = {
+            "budget": self._config.budget.model_dump(mode="json"),
+            "pool": self._config.pool.model_dump(mode="json"),
         }
+        requests: list[NewEvent] = [(None, "stop_requested", {})] if asked else []
+        self._store.append_many(self._lease, [(None, "started_session", session), *requests])
+        self._changed()
 
     def _verify_facts(self) -> None:
         """The same weights and the same items as when the campaign was created."""
         now = Preflight(self._config).facts
         if not self._history.has_facts:  # killed between creation and its first event
-            self._record(None, "created", now.document())
+            self._store.append(self._lease, None, "created", now.document())
         elif changes := list(self._history.facts.changes(now)):
             raise Problems(changes, "put them back, or begin a campaign of another name")
 
