@@ -55,9 +55,7 @@ def test_non_dominated(Y: list[list[float]], expected: list[bool]) -> None:
 
 @given(arrays(float, st.tuples(st.integers(1, 8), st.integers(1, 4)), elements=st.integers(0, 3)))
 def test_non_dominated_is_what_the_definition_says(Y: np.ndarray) -> None:
-    expected = [
-        not any((other >= row).all() and (other > row).any() for other in Y) for row in Y
-    ]
+    expected = [not any((other >= row).all() and (other > row).any() for other in Y) for row in Y]
     assert non_dominated(Y).tolist() == expected
 
 

@@ -157,9 +157,9 @@ def test_anchors_are_the_experts_the_average_and_task_arithmetic() -> None:
 
 
 def test_anchors_outside_of_the_space_are_left_out() -> None:
-    assert list(space({"method": "task_arithmetic", "weight": {"range": [0.4, 0.6]}}).anchors()) == [
-        "task arithmetic 0.5"
-    ]
+    assert list(
+        space({"method": "task_arithmetic", "weight": {"range": [0.4, 0.6]}}).anchors()
+    ) == ["task arithmetic 0.5"]
     fixed = {"method": "ties", "weight": 0.7, "density": {"range": [0.1, 1]}}
     assert space(fixed).anchors() == {}
 
