@@ -8,6 +8,7 @@ Models that are built already are kept; an unfinished campaign is resumed.
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import time
@@ -34,9 +35,24 @@ def main() -> int:
         if done.returncode != 0:
             return done.returncode
         seconds[verb] = time.perf_counter() - started
+    total = sum(seconds.values())
     phases = ", ".join(f"{phase} {spent:.0f} s" for phase, spent in seconds.items())
-    print(f"{phases}; {sum(seconds.values()):.0f} s in all")
+    print(f"{phases}; {total:.0f} s in all")
+    if verbs:
+        overhead = _overhead()
+        print(
+            f"the campaign's own overhead (its wall time but merging and scoring): "
+            f"{overhead:.0f} s, {overhead / total:.0%} of all"
+        )
     return 0
+
+
+def _overhead() -> float:
+    """Seconds of the last session's wall time in which the workers neither merged nor scored."""
+    status = [sys.executable, "-m", "mmmo", "status", "quickstart", "--json"]
+    shown = subprocess.run(status, check=True, capture_output=True, text=True).stdout
+    spent = json.loads(shown)["time"]
+    return float(spent["wall_s"] - spent["work_s"] / spent["workers"])
 
 
 def _build() -> float:
