@@ -14,7 +14,6 @@ from typing import Any
 from mmmo.held_out import HeldOut
 from mmmo.history import History
 from mmmo.records import Measurement, Objective, Trial
-from mmmo.space import SearchSpace
 
 Figure = dict[str, Any]
 """`{"title": …, "data": [traces], "layout": {…}}`; text in it is escaped for HTML."""
@@ -28,22 +27,12 @@ SIDES = ("top center", "bottom center", "top right", "bottom right")
 """Names of neighbouring anchors stand on different sides of their marks."""
 
 
-def anchor_names(history: History) -> dict[int, str]:
-    """Name the trials that are a source, a plain average or plain task arithmetic, by number."""
-    names = {recipe.key: name for name, recipe in SearchSpace(history.config).anchors().items()}
-    found: dict[int, str] = {}
-    for trial in sorted(history.completed, key=lambda t: t.number):
-        if trial.key in names and names[trial.key] not in found.values():
-            found[trial.number] = names[trial.key]
-    return found
-
-
 def frame(history: History, objective: Objective) -> tuple[float, float]:
     """Find the worst and the best value of the front and the anchors, in the objective's units.
 
     Trials that broke a model can be so far off that nothing else could be told apart beside them.
     """
-    shown = [*history.pareto.front, *(history.trials[n] for n in anchor_names(history))]
+    shown = [*history.pareto.front, *(history.trials[n] for n in history.anchors)]
     values = [t.objective(objective).value for t in shown or history.completed]
     low, high = min(values), max(values)
     return (low, high) if objective.sign > 0 else (high, low)
@@ -78,7 +67,7 @@ def hypervolume_figure(history: History) -> Figure | None:
             "marker": {"color": FRONT, "size": 4},
         }
     ]
-    plain = list(anchor_names(history))
+    plain = list(history.anchors)
     if plain:
         alone = pareto.hypervolume(plain)
         data.append(
@@ -148,7 +137,7 @@ def _groups(
         if trials:
             trace = points(trials, color)
             yield trace | {"name": name, "marker": {"color": color, "size": size}}
-    names = anchor_names(history)
+    names = history.anchors
     if names:
         trials = [history.trials[number] for number in names]
         yield points(trials, ANCHOR) | {

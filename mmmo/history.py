@@ -15,6 +15,7 @@ from mmmo.errors import StoreError
 from mmmo.pareto import ParetoSet
 from mmmo.preflight import Facts
 from mmmo.records import OPEN, Objective, Trial, feasible, fold
+from mmmo.space import SearchSpace
 from mmmo.store import Event, Store
 
 _OF_THE_LOOP = frozenset({"proposed", "started", "completed", "failed", "finished", "paused"})
@@ -101,6 +102,16 @@ class History:
         """The Pareto set of the completed trials that meet every constraint."""
         done = [t for t in self.completed if feasible(t, self.objectives, self.config)]
         return ParetoSet(tuple(done), self.objectives)
+
+    @property
+    def anchors(self) -> dict[int, str]:
+        """Completed trials that are a source, a plain average or plain task arithmetic, by name."""
+        names = {recipe.key: name for name, recipe in SearchSpace(self.config).anchors().items()}
+        found: dict[int, str] = {}
+        for trial in sorted(self.completed, key=lambda t: t.number):
+            if trial.key in names and names[trial.key] not in found.values():
+                found[trial.number] = names[trial.key]
+        return found
 
     @property
     def active_seconds(self) -> float:

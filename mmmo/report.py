@@ -15,7 +15,6 @@ from mmmo.durable import remove_leftovers, write_whole
 from mmmo.errors import UserError
 from mmmo.figures import (
     Figure,
-    anchor_names,
     front_figures,
     held_out_figures,
     hypervolume_figure,
@@ -92,7 +91,7 @@ class _Report:
             f"trials completed{failed}; budget {budget.trials} trials{limit}",
         )
         yield tile(str(len(pareto.front)), "on the front: no other trial beats them everywhere")
-        alone = pareto.hypervolume(list(anchor_names(history)))
+        alone = pareto.hypervolume(list(history.anchors))
         beside = f"; sources and plain averages alone {alone:.4g}" if alone else ""
         yield tile(f"{pareto.hypervolume():.4g}", f"hypervolume{beside}")
         yield tile(_duration(history.active_seconds), "in all sessions")
@@ -208,7 +207,7 @@ class _Report:
         if not history.trials:
             return section("Trials", empty("No trial is proposed yet."))
         front = {t.number for t in history.pareto.front}
-        anchors = anchor_names(history)
+        anchors = history.anchors
         names = [escape(o.name) for o in history.objectives]
         head = ["trial", "state", "origin", *names, "seconds", "recipe or failure"]
         rows, classes = [], []

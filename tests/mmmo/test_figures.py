@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from histories import Scribe, nll_of_40, right_of_40
 
-from mmmo.figures import anchor_names, front_figures, held_out_figures, hypervolume_figure
+from mmmo.figures import front_figures, held_out_figures, hypervolume_figure
 from mmmo.held_out import HeldOut, held_out_scores
 from mmmo.parallel import parameter_figure
 from mmmo.records import Measurement, Objective, stored_score
@@ -64,7 +64,7 @@ def test_trials_far_off_do_not_set_the_scale(tmp_path: Path) -> None:
 
 def test_sources_are_reference_points(tmp_path: Path) -> None:
     history = scribe(tmp_path).history()
-    assert anchor_names(history) == {0: "expert code"}
+    assert history.anchors == {0: "expert code"}
     marked = traces(front_figures(history)[0])["sources and plain averages"]
     assert (marked["x"], marked["customdata"]) == ([0.25], ["code"])
     assert marked["y"] == pytest.approx([1.0])
