@@ -62,10 +62,11 @@ def check(file: File) -> None:
     from mmmo.preflight import Preflight
 
     preflight = Preflight(load(file))
+    facts = preflight.facts
     for note in preflight.notes:
         print(note)
     _warn(preflight.warnings)
-    print(f"{file}: {len(preflight.facts.objectives)} objectives, ready to launch")
+    print(f"{file}: {len(facts.objectives)} objectives, ready to launch")
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -11,17 +11,33 @@ from pydantic import BaseModel, ValidationError
 from evaluators.merging.methods import METHODS
 
 
-def complaints(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """One line per mistake: `path.to.key: what was found, what is allowed`."""
-    lines = [_line(dict(e), model) for e in error.errors(include_url=False)]
+def complaints(
+    error: ValidationError, model: type[BaseModel], place: Callable[[str], str] = str
+) -> list[str]:
+    """One line per mistake: `path.to.key: what was found, what is allowed`.
+
+    `place` turns a path in the model into the path in the user's file.
+    """
+    lines = [_line(dict(e), model, place) for e in error.errors(include_url=False)]
     return list(dict.fromkeys(lines))
 
 
 def complaint(where: str, found: object, allowed: Iterable[str]) -> str:
     """The line for a name that does not exist."""
+    return f"{where}: {unknown(found, allowed)}"
+
+
+def unknown(found: object, allowed: Iterable[str]) -> str:
+    """The same without the place."""
     allowed = list(allowed)
     names = ", ".join(allowed) or "none"
-    return f"{where}: found {found!r}{nearest(str(found), allowed)}; allowed: {names}"
+    return f"found {shown(found)}{nearest(str(found), allowed)}; allowed: {names}"
+
+
+def shown(value: object) -> str:
+    """What the user wrote, shortened."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:
@@ -30,30 +46,47 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
     return f'; did you mean "{close[0]}"?' if close else ""
 
 
-def _line(error: dict[str, Any], model: type[BaseModel]) -> str:
+_ALLOWED = {
+    "dict_type": "keys with values",
+    "model_type": "keys with values",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "string_type": "text (a number as text stands in quotes)",
+    "invalid_key": "text as key",
+    "int_type": "an integer",
+    "int_parsing": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "too_short": "at least one entry",
+    "string_too_short": "text that is not empty",
+    "string_too_long": "at most {max_length} characters",
+    "string_pattern_mismatch": (
+        "letters, digits, '.', '_' and '-', beginning with a letter or digit"
+    ),
+}
+"""pydantic's kind of error → what is allowed, where its own words are for programmers."""
+
+_INTERNAL = frozenset({"[key]", "function-before[_setting()", "function-before[_constraint()]"})
+
+
+def _line(error: dict[str, Any], model: type[BaseModel], place: Callable[[str], str]) -> str:
     loc = [str(part) for part in error["loc"] if str(part) not in _INTERNAL]
-    where = ".".join(part for part in loc if part != "parameters") or "file"
+    path = ".".join(loc).replace("merge.parameters.", "merge.")  # where the user writes them
+    where = place(path) or "file"
     if error["type"] == "extra_forbidden":
         allowed = _keys(model, loc[:-1])
         did_you_mean = nearest(loc[-1], allowed)
         return f"{where}: unknown key{did_you_mean}; allowed: {', '.join(allowed)}"
     if error["type"] == "missing":
         return f"{where}: missing; this key is required"
-    message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    message = message[:1].lower() + message[1:]
     if error["type"] == "value_error":
-        return f"{where}: {message}"
-    if error["type"] == "string_pattern_mismatch":
-        message = "letters, digits, '.', '_' and '-', beginning with a letter or digit"
-    return f"{where}: found {_shown(error['input'])}, allowed: {message}"
-
-
-_INTERNAL = frozenset({"[key]", "function-before[_setting()", "function-before[_constraint()]"})
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+        return f"{where}: {error['ctx']['error']}"
+    message = error["msg"].removeprefix("Input should be ")
+    allowed_here = _ALLOWED.get(error["type"], message).format(**error.get("ctx", {}))
+    return f"{where}: found {shown(error['input'])}, allowed: {allowed_here}"
 
 
 def _keys(model: type[BaseModel], loc: list[str]) -> list[str]:

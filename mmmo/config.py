@@ -11,18 +11,19 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
-    field_validator,
     model_serializer,
     model_validator,
 )
@@ -31,7 +32,7 @@ from evaluators.benchmarks.table import options_of
 from evaluators.merging.methods import METHODS, Method, Parameter
 from evaluators.recipe import DType, Frozen, ModelRef
 from evaluators.worker import BenchmarkSpec
-from mmmo.complaints import complaint, complaints, nearest
+from mmmo.complaints import complaint, complaints, shown, unknown
 from mmmo.errors import Problems, UserError
 from mmmo.yamlfile import read_yaml
 
@@ -42,7 +43,13 @@ Measure = Literal["delta_l1"]
 """Objectives that are facts of the merge and need no benchmark."""
 
 
-class Range(Frozen):
+class Strict(Frozen):
+    """Every section of the file: `true` is no number, and text is not read as one."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class Range(Strict):
     """A number to search: any value of the closed interval."""
 
     low: float
@@ -56,7 +63,7 @@ class Range(Frozen):
         return f"range [{self.low:g}, {self.high:g}]"
 
 
-class Choice(Frozen):
+class Choice(Strict):
     """A value to search: one of at least two."""
 
     options: tuple[bool | float | str, ...]
@@ -75,21 +82,26 @@ Setting = Fixed | Range | Choice
 
 def _setting(raw: Any) -> Any:
     """Read `0.5`, `true`, `l1`, `{range: [0, 1]}`, `{choice: [a, b]}` or `{expert: setting, …}`."""
+    if isinstance(raw, dict) and raw and not {"range", "choice"} & set(raw):
+        return {str(name): _one_setting(value) for name, value in raw.items()}
+    return _one_setting(raw)
+
+
+def _one_setting(raw: Any) -> Setting:
     if isinstance(raw, Range | Choice | bool | int | float | str):
         return float(raw) if isinstance(raw, int) and not isinstance(raw, bool) else raw
     if isinstance(raw, dict) and set(raw) == {"range"}:
         return _range(raw["range"])
     if isinstance(raw, dict) and set(raw) == {"choice"}:
         return _choice(raw["choice"])
-    if isinstance(raw, dict) and raw and not {"range", "choice"} & set(raw):
-        return {str(name): _setting(value) for name, value in raw.items()}
-    raise ValueError("allowed: a value, {range: [low, high]}, {choice: [a, b]}, or one per expert")
+    allowed = "a value, {range: [low, high]}, {choice: [a, b]}, or one of these per expert"
+    raise ValueError(f"found {shown(raw)}, allowed: {allowed}")
 
 
 def _range(raw: Any) -> Range:
     numbers = isinstance(raw, list) and len(raw) == 2 and all(map(_is_number, raw))
     if not numbers or not raw[0] < raw[1]:
-        raise ValueError("a range is [low, high] with two finite numbers, low < high")
+        raise ValueError(f"found range {shown(raw)}, allowed: [low, high], two numbers, low < high")
     return Range(low=raw[0], high=raw[1])
 
 
@@ -100,11 +112,20 @@ def _is_number(value: Any) -> bool:
 def _choice(raw: Any) -> Choice:
     plain = isinstance(raw, list) and all(isinstance(o, bool | int | float | str) for o in raw)
     if not plain or len(raw) < 2 or len(set(map(repr, raw))) < len(raw):
-        raise ValueError("a choice is a list of at least two different values")
+        raise ValueError(f"found choice {shown(raw)}, allowed: a list of two or more that differ")
     return Choice(options=tuple(raw))
 
 
-class SourcesConfig(Frozen):
+def _method(raw: Any) -> str | Choice:
+    """Read `ties` or `{choice: [ties, slerp]}`."""
+    method = _choice(raw["choice"]) if isinstance(raw, dict) and set(raw) == {"choice"} else raw
+    for name in method.options if isinstance(method, Choice) else (method,):
+        if not isinstance(name, str) or name not in METHODS:
+            raise ValueError(unknown(name, METHODS))
+    return cast("str | Choice", method)
+
+
+class SourcesConfig(Strict):
     """The base and its fine-tunes: folders, or hub ids with `@revision`."""
 
     base: str = Field(min_length=1)
@@ -124,23 +145,25 @@ PARAMETERS: frozenset[str] = frozenset(p.name for m in METHODS.values() for p in
 """Every parameter of every operator; in the file they stand directly under `merge`."""
 
 
-class MergeConfig(Frozen):
+class MergeConfig(Strict):
     """The operator and its parameters; whatever is a range or a choice is searched."""
 
-    method: Annotated[str | Choice, BeforeValidator(_setting)]
+    method: Annotated[str | Choice, BeforeValidator(_method)]
     parameters: dict[str, Annotated[Setting | dict[str, Setting], BeforeValidator(_setting)]] = (
         Field(default_factory=dict)
     )
     layer_groups: int = Field(1, ge=1, le=1000)
-    filters: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    filters: tuple[Annotated[str, Field(min_length=1)], ...] = Field((), strict=False)
     dtype: DType = "float32"
 
     @model_validator(mode="before")
     @classmethod
     def _gather(cls, raw: Any) -> Any:
         """Move operator parameters from `merge`, where they are written, into `parameters`."""
-        if not isinstance(raw, dict) or "parameters" in raw:
-            return {"parameters": None} if isinstance(raw, dict) else raw
+        if not isinstance(raw, dict):
+            return raw
+        if "parameters" in raw:
+            raise ValueError("found the key parameters, allowed: its content, directly under merge")
         own = {k: v for k, v in raw.items() if k not in PARAMETERS}
         return {**own, "parameters": {k: v for k, v in raw.items() if k in PARAMETERS}}
 
@@ -151,14 +174,6 @@ class MergeConfig(Frozen):
         parameters: dict[str, Any] = content.pop("parameters", {})
         return content | parameters
 
-    @field_validator("method")
-    @classmethod
-    def _known(cls, method: str | Choice) -> str | Choice:
-        for name in method.options if isinstance(method, Choice) else (method,):
-            if name not in METHODS:
-                raise ValueError(f"unknown method {name!r}{nearest(str(name), METHODS)}")
-        return method
-
     @property
     def methods(self) -> dict[str, Method]:
         """The operators that this campaign may use."""
@@ -166,7 +181,7 @@ class MergeConfig(Frozen):
         return {str(name): METHODS[str(name)] for name in names}
 
 
-class BenchmarkConfig(Frozen):
+class BenchmarkConfig(Strict):
     """One benchmark. Keys that only some kinds have stand under `options`."""
 
     kind: str = Field(min_length=1)
@@ -186,7 +201,7 @@ class BenchmarkConfig(Frozen):
         return BenchmarkSpec(self.kind, {**common, **self.options})
 
 
-class ObjectiveConfig(Frozen):
+class ObjectiveConfig(Strict):
     """One objective: the score of a benchmark, or a measure of the merge itself."""
 
     benchmark: str | None = None
@@ -197,11 +212,12 @@ class ObjectiveConfig(Frozen):
     @model_validator(mode="after")
     def _one_source(self) -> ObjectiveConfig:
         if (self.benchmark is None) == (self.measure is None):
-            raise ValueError("give exactly one of `benchmark` and `measure`")
+            found = "neither" if self.benchmark is None else "both"
+            raise ValueError(f"found {found}, allowed: exactly one of benchmark and measure")
         return self
 
 
-class Constraint(Frozen):
+class Constraint(Strict):
     """`objective >= bound` or `objective <= bound`, in the objective's own units."""
 
     objective: str
@@ -216,19 +232,19 @@ class Constraint(Frozen):
 def _constraint(raw: Any) -> Any:
     match = re.fullmatch(r"\s*(\S+)\s*(>=|<=)\s*(\S+)\s*", raw) if isinstance(raw, str) else None
     if not match:
-        return raw if isinstance(raw, Constraint) else _no_constraint()
+        return raw if isinstance(raw, Constraint) else _no_constraint(raw)
     try:
         bound = float(match[3])
     except ValueError:
-        return _no_constraint()
+        return _no_constraint(raw)
     return {"objective": match[1], "sign": match[2], "bound": bound}
 
 
-def _no_constraint() -> Any:
-    raise ValueError('a constraint reads "objective >= number" or "objective <= number"')
+def _no_constraint(raw: Any) -> Any:
+    raise ValueError(f'found {shown(raw)}, allowed: "objective >= number" or "objective <= number"')
 
 
-class SearchConfig(Frozen):
+class SearchConfig(Strict):
     """Which strategy proposes, and how many candidates at once."""
 
     strategy: str = "mm_mo"
@@ -239,14 +255,14 @@ class SearchConfig(Frozen):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
-class BudgetConfig(Frozen):
+class BudgetConfig(Strict):
     """The campaign ends when any limit is reached."""
 
     trials: int = Field(30, ge=1)
     hours: float | None = Field(None, gt=0)
 
 
-class PoolConfig(Frozen):
+class PoolConfig(Strict):
     """Who evaluates."""
 
     executor: Literal["inline", "process"] = "process"
@@ -259,11 +275,11 @@ class PoolConfig(Frozen):
     @model_validator(mode="after")
     def _inline_is_one(self) -> PoolConfig:
         if self.executor == "inline" and self.workers != 1:
-            raise ValueError(f"found {self.workers} workers, but the inline executor has one")
+            raise ValueError(f"found {self.workers} workers, allowed: 1 with the inline executor")
         return self
 
 
-class CampaignConfig(Frozen):
+class CampaignConfig(Strict):
     """The whole file."""
 
     schema_version: Literal[1]
@@ -275,7 +291,9 @@ class CampaignConfig(Frozen):
         default_factory=dict
     )
     objectives: dict[Annotated[str, Field(pattern=NAME)], ObjectiveConfig] = Field(min_length=1)
-    constraints: tuple[Annotated[Constraint, BeforeValidator(_constraint)], ...] = ()
+    constraints: tuple[Annotated[Constraint, BeforeValidator(_constraint)], ...] = Field(
+        (), strict=False
+    )
     search: SearchConfig = SearchConfig()
     budget: BudgetConfig = BudgetConfig()
     pool: PoolConfig = PoolConfig()
@@ -300,13 +318,18 @@ def load(path: Path) -> CampaignConfig:
         Problems: one line per mistake.
     """
     raw = read_yaml(path)
+    if not isinstance(raw, dict):
+        found = "nothing" if raw is None else f"a {type(raw).__name__}"
+        raise UserError(f"{path}: found {found}, allowed: keys with their values")
     return parse(raw, path.resolve().parent)
 
 
-def parse(raw: Any, folder: Path) -> CampaignConfig:
-    """Check the content of a campaign file."""
-    if not isinstance(raw, dict):
-        raise UserError(f"a campaign file is a mapping of keys, found {type(raw).__name__}")
+def parse(raw: Mapping[str, Any], folder: Path) -> CampaignConfig:
+    """Check the content of a campaign file.
+
+    Raises:
+        Problems: one line per mistake.
+    """
     try:
         config = CampaignConfig.model_validate(raw)
     except ValidationError as error:
@@ -323,7 +346,9 @@ def _cross_checks(config: CampaignConfig) -> list[str]:
     for name, method in config.merge.methods.items():
         if method.pairwise and len(config.sources.experts) > 2:
             found = len(config.sources.experts)
-            problems.append(f"merge.method: {name} merges two models, found {found} experts")
+            problems.append(f"merge.method: found {found} experts, allowed: 1 or 2 with {name}")
+    if "base" in config.sources.experts:
+        problems.append("sources.experts.base: found 'base', allowed: any name but the base's own")
     for name, objective in config.objectives.items():
         if objective.benchmark is not None and objective.benchmark not in config.benchmarks:
             where = f"objectives.{name}.benchmark"
@@ -340,14 +365,15 @@ def _parameter_problems(config: CampaignConfig) -> list[str]:
     for name, setting in config.merge.parameters.items():
         specs = [p for m in config.merge.methods.values() if (p := m.parameter(name))]
         if not specs:
-            methods = ", ".join(config.merge.methods)
-            problems.append(f"merge.{name}: {methods} has no such parameter; remove the key")
+            known = sorted({p.name for m in config.merge.methods.values() for p in m.parameters})
+            methods = " or ".join(config.merge.methods)
+            problems.append(f"merge.{name}: no parameter of {methods}; allowed: {', '.join(known)}")
             continue
         if not isinstance(setting, dict):
             problems += _setting_problems(f"merge.{name}", setting, specs[0])
             continue
         if specs[0].scope == "merge":
-            problems.append(f"merge.{name}: one value for the whole merge, found one per expert")
+            problems.append(f"merge.{name}: found one per expert, allowed: one for the whole merge")
             continue
         for expert, value in setting.items():
             where = f"merge.{name}.{expert}"
@@ -357,7 +383,10 @@ def _parameter_problems(config: CampaignConfig) -> list[str]:
                 problems += _setting_problems(where, value, specs[0])
         missing = [e for e in config.sources.experts if e not in setting]
         if missing:
-            problems.append(f"merge.{name}: no value for {', '.join(missing)}; name every expert")
+            found = ", ".join(setting)
+            problems.append(
+                f"merge.{name}: found {found}, allowed: every expert; {', '.join(missing)} missing"
+            )
     return problems
 
 
@@ -389,6 +418,11 @@ def _benchmark_options(config: CampaignConfig) -> list[str]:
     problems = []
     for name, benchmark in config.benchmarks.items():
         where = f"benchmarks.{name}"
+        twice = [key for key in benchmark.options if key in BenchmarkConfig.model_fields]
+        if twice:
+            lines = [f"{where}.options.{key}: allowed: only as {where}.{key}" for key in twice]
+            problems += lines
+            continue
         try:
             model = options_of(benchmark.kind)
         except LookupError as error:
@@ -397,14 +431,15 @@ def _benchmark_options(config: CampaignConfig) -> list[str]:
         try:
             model.model_validate(dict(benchmark.spec().options))
         except ValidationError as error:
-            own = set(BenchmarkConfig.model_fields)
-            problems += [
-                f"{where}.{line}"
-                if line.split(":")[0].split(".")[0] in own
-                else f"{where}.options.{line}"
-                for line in complaints(error, model)
-            ]
+            problems += complaints(error, model, partial(_written_at, where))
     return problems
+
+
+def _written_at(where: str, path: str) -> str:
+    """Where a benchmark's option stands in the file: what all kinds have is not in `options`."""
+    if path.partition(".")[0] in BenchmarkConfig.model_fields:
+        return f"{where}.{path}"
+    return f"{where}.options.{path}" if path else where
 
 
 def _absolute(config: CampaignConfig, folder: Path) -> CampaignConfig:

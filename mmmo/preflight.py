@@ -6,7 +6,7 @@ estimated, and the objectives get their goals from the benchmarks' metrics.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -15,8 +15,8 @@ from evaluators.benchmarks.benchmark import Benchmark
 from evaluators.benchmarks.rows import DataError
 from evaluators.benchmarks.table import open_benchmark
 from evaluators.worker import Workbench
-from mmmo.config import CampaignConfig, Constraint
-from mmmo.errors import Problems
+from mmmo.config import CampaignConfig
+from mmmo.errors import Problems, StoreError
 from mmmo.records import Objective
 from mmmo.space import SearchSpace
 
@@ -66,6 +66,9 @@ class Preflight:
         self.notes: list[str] = []
         self._benchmarks = dict(self._open_benchmarks())
         self._look_at_space()
+        self._look_at_strategy()
+        self._look_at_store()
+        self._look_at_device()
         self._sources = self._look_at_sources()
         if not self.errors:
             self._check_constraints()
@@ -122,7 +125,42 @@ class Preflight:
         space = SearchSpace(self.config)
         self.notes.append(f"search space: {space.size} columns: {', '.join(space.columns)}")
         if space.size == 0:
-            self.errors.append("merge: nothing to search; give a range or a choice")
+            self.errors.append(
+                "merge: found nothing to search, allowed: at least one range or choice"
+            )
+
+    def _look_at_strategy(self) -> None:
+        from mmmo.strategies import build_strategy
+
+        try:
+            build_strategy(self.config.search)
+        except Problems as error:
+            self.errors += error.problems
+
+    def _look_at_store(self) -> None:
+        """Read its URL; nothing is opened."""
+        from mmmo.store import Store
+
+        try:
+            Store(self.config.store).close()
+        except StoreError as error:
+            self.errors.append(error.message)
+
+    def _look_at_device(self) -> None:
+        import torch
+
+        name = self.config.pool.device
+        try:
+            device = torch.device(name)
+            count = torch.get_device_module(device).device_count()
+        except (RuntimeError, AttributeError):
+            self.errors.append(f"pool.device: found {name!r}, allowed: cpu, cuda, cuda:1, mps, …")
+            return
+        if (device.index or 0) >= count:
+            self.errors.append(
+                f"pool.device: found {name!r}, allowed: what is there; torch sees {count} device(s) "
+                f"of type {device.type}"
+            )
 
     def _look_at_sources(self) -> Any:
         from evaluators.sources import SourceError, estimate, inspect_sources, open_sources
@@ -135,6 +173,7 @@ class Preflight:
         for finding in inspect_sources(sources):
             kind = self.errors if finding.level == "error" else self.warnings
             kind.append(f"sources.{finding.where}: {finding.message}")
+        self._look_at_blocks(sources.base.names)
         needed = estimate(sources, self.config.pool.workers, self.config.merge.dtype)
         self.notes.append(
             f"memory: about {_size(needed.memory_bytes)} for {self.config.pool.workers} worker(s); "
@@ -142,17 +181,26 @@ class Preflight:
         )
         return sources
 
+    def _look_at_blocks(self, names: Iterable[str]) -> None:
+        from evaluators.merging.blocks import Blocks
+
+        try:
+            Blocks(names, self.config.merge.layer_groups, self.config.merge.filters)
+        except ValueError as error:
+            self.errors.append(f"merge.{error}")
+
     def _checkpoints(self) -> Mapping[str, Any]:
         return {"base": self._sources.base, **self._sources.experts}
 
     def _check_constraints(self) -> None:
         goals = {o.name: o for o in self.objectives}
         for i, constraint in enumerate(self.config.constraints):
-            if not _demands(constraint, goals[constraint.objective]):
-                goal = goals[constraint.objective].goal
+            objective = goals[constraint.objective]
+            allowed = ">=" if objective.sign > 0 else "<="
+            if constraint.sign != allowed:
                 self.errors.append(
-                    f"constraints.{i}: found {str(constraint)!r}, but {constraint.objective} is "
-                    f"{goal}d; allowed: a bound on the side that the goal improves"
+                    f"constraints.{i}: found {str(constraint)!r}, allowed: {objective.name} "
+                    f"{allowed} number, since {objective.name} is {objective.goal}d"
                 )
 
 
@@ -166,10 +214,6 @@ def workbench(config: CampaignConfig) -> Workbench:
         device=config.pool.device,
         threads=config.pool.threads,
     )
-
-
-def _demands(constraint: Constraint, objective: Objective) -> bool:
-    return (constraint.sign == ">=") == (objective.sign > 0)
 
 
 def _size(n_bytes: int) -> str:

@@ -20,6 +20,8 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                raise _mark("keys are not merged by <<; write them out", key_node)
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str | int | float | bool):
                 raise _mark("keys are plain words", key_node)
@@ -35,8 +37,8 @@ class _StrictLoader(yaml.SafeLoader):
         return float(number)
 
 
-_StrictLoader.yaml_implicit_resolvers = {
-    first: [(tag, rule) for tag, rule in rules if tag != "tag:yaml.org,2002:bool"]
+_StrictLoader.yaml_implicit_resolvers = {  # no key is a date, and 2026-01-01 may be a name
+    first: [(tag, rule) for tag, rule in rules if not tag.endswith((":bool", ":timestamp"))]
     for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _StrictLoader.add_implicit_resolver(
@@ -71,6 +73,8 @@ def read_yaml(path: Path) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
-        raise UserError(f"{path}: {where}: {error.problem or error.context}") from None
+        found = ", ".join(filter(None, (error.context, error.problem)))
+        hint = "YAML is indented by spaces, not by tabs" if r"'\t'" in found else ""
+        raise UserError(f"{path}: {where}: {found}", hint) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: no valid YAML: {error}") from None

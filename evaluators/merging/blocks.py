@@ -30,12 +30,16 @@ class Blocks:
         self._filters = filters
         if not 1 <= layer_groups <= max(self.layers, 1):
             raise ValueError(
-                f"layer_groups: {layer_groups}, but the model has {self.layers} layers"
+                f"layer_groups: found {layer_groups}, allowed: 1 to {max(self.layers, 1)}; the "
+                f"model has {self.layers} layers"
             )
         rows = {self._row(name) for name in names}
         for row, text in enumerate(filters):
             if row not in rows:
-                raise ValueError(f"filter {text!r} takes no tensor that an earlier filter leaves")
+                raise ValueError(
+                    f"filters: found {text!r}, allowed: part of the name of a tensor that no "
+                    "earlier filter takes"
+                )
 
     def of(self, name: str) -> tuple[int, int]:
         """(row, group) of a tensor; the last row is "rest"."""

@@ -218,8 +218,8 @@ def test_tampering_changes_the_stored_digest(tmp_path: Path) -> None:
         ("ties", {"*": {"normalize": 1}}, {}, "normalize: found 1"),
         ("dare_ties", {"*": {"rescale": "l2"}}, {}, "rescale: found 'l2', allowed: ('l1'"),
         ("slerp", {"*": {"t": [[0.5, 1.5]]}}, {"layer_groups": 2}, "t: found 1.5"),
-        ("linear", {}, {"layer_groups": 3}, "layer_groups: 3, but the model has 2 layers"),
-        ("linear", {}, {"filters": ("attention",)}, "filter 'attention'"),
+        ("linear", {}, {"layer_groups": 3}, "layer_groups: found 3, allowed: 1 to 2"),
+        ("linear", {}, {"filters": ("attention",)}, "filters: found 'attention'"),
     ],
 )
 def test_impossible_recipes(method: str, parameters: Any, more: Any, expected: str) -> None:

@@ -1,0 +1,44 @@
+"""The strategy that a campaign file asks for: looked up, checked and built.
+
+A strategy's options are the keyword arguments of its class, so that a user's own class is checked
+like ours.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pkgutil import resolve_name
+
+from acquisition.strategy import STRATEGIES, Strategy, open_strategy
+from mmmo.complaints import unknown
+from mmmo.config import SearchConfig
+from mmmo.errors import Problems
+
+
+def build_strategy(search: SearchConfig) -> Strategy:
+    """Build the strategy; `search.initial` goes along if it has an initial design.
+
+    Raises:
+        Problems: no such strategy, no such option, or a value that the strategy refuses.
+    """
+    known = _options_of(search.strategy)
+    own = [name for name in known if name != "initial"]
+    wrong = [name for name in search.options if name not in own]
+    if wrong:
+        raise Problems([f"search.options.{name}: {unknown(name, own)}" for name in wrong])
+    design = {"initial": search.initial} if "initial" in known else {}
+    try:
+        return open_strategy(search.strategy, {**design, **search.options})
+    except (TypeError, ValueError) as error:
+        raise Problems([f"search.options: {error}"]) from None
+
+
+def _options_of(strategy: str) -> list[str]:
+    """Names of the options of a strategy of the table, or of a dotted path `module:Class`."""
+    path = STRATEGIES.get(strategy, strategy)
+    if ":" not in path:
+        raise Problems([f"search.strategy: {unknown(strategy, STRATEGIES)}, or module:Class"])
+    try:
+        return list(inspect.signature(resolve_name(path)).parameters)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise Problems([f"search.strategy: found {strategy!r}, no class: {error}"]) from None
