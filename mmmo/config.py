@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -28,12 +26,15 @@ from pydantic import (
     model_validator,
 )
 
+from evaluators.benchmarks.data import DataOptions
 from evaluators.benchmarks.table import options_of
-from evaluators.merging.methods import METHODS, Method, Parameter
-from evaluators.recipe import DType, Frozen, ModelRef
+from evaluators.merging.methods import METHODS, Method
+from evaluators.recipe import DType, ModelRef
 from evaluators.worker import BenchmarkSpec
-from mmmo.complaints import complaint, complaints, shown, unknown
+from mmmo.complaints import complaints, shown
+from mmmo.crosschecks import cross_checks, option_problems
 from mmmo.errors import Problems, UserError
+from mmmo.settings import Choice, Setting, Strict, read_method, read_setting
 from mmmo.yamlfile import read_yaml
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
@@ -41,88 +42,6 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 Measure = Literal["delta_l1"]
 """Objectives that are facts of the merge and need no benchmark."""
-
-
-class Strict(Frozen):
-    """Every section of the file: `true` is no number, and text is not read as one."""
-
-    model_config = ConfigDict(strict=True)
-
-
-class Range(Strict):
-    """A number to search: any value of the closed interval."""
-
-    low: float
-    high: float
-
-    @model_serializer
-    def _as_written(self) -> dict[str, list[float]]:
-        return {"range": [self.low, self.high]}
-
-    def __str__(self) -> str:
-        return f"range [{self.low:g}, {self.high:g}]"
-
-
-class Choice(Strict):
-    """A value to search: one of at least two."""
-
-    options: tuple[bool | float | str, ...]
-
-    @model_serializer
-    def _as_written(self) -> dict[str, list[bool | float | str]]:
-        return {"choice": list(self.options)}
-
-    def __str__(self) -> str:
-        return f"choice [{', '.join(map(str, self.options))}]"
-
-
-Fixed = bool | float | str
-Setting = Fixed | Range | Choice
-
-
-def _setting(raw: Any) -> Any:
-    """Read `0.5`, `true`, `l1`, `{range: [0, 1]}`, `{choice: [a, b]}` or `{expert: setting, …}`."""
-    if isinstance(raw, dict) and raw and not {"range", "choice"} & set(raw):
-        return {str(name): _one_setting(value) for name, value in raw.items()}
-    return _one_setting(raw)
-
-
-def _one_setting(raw: Any) -> Setting:
-    if isinstance(raw, Range | Choice | bool | int | float | str):
-        return float(raw) if isinstance(raw, int) and not isinstance(raw, bool) else raw
-    if isinstance(raw, dict) and set(raw) == {"range"}:
-        return _range(raw["range"])
-    if isinstance(raw, dict) and set(raw) == {"choice"}:
-        return _choice(raw["choice"])
-    allowed = "a value, {range: [low, high]}, {choice: [a, b]}, or one of these per expert"
-    raise ValueError(f"found {shown(raw)}, allowed: {allowed}")
-
-
-def _range(raw: Any) -> Range:
-    numbers = isinstance(raw, list) and len(raw) == 2 and all(map(_is_number, raw))
-    if not numbers or not raw[0] < raw[1]:
-        raise ValueError(f"found range {shown(raw)}, allowed: [low, high], two numbers, low < high")
-    return Range(low=raw[0], high=raw[1])
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _choice(raw: Any) -> Choice:
-    plain = isinstance(raw, list) and all(isinstance(o, bool | int | float | str) for o in raw)
-    if not plain or len(raw) < 2 or len(set(map(repr, raw))) < len(raw):
-        raise ValueError(f"found choice {shown(raw)}, allowed: a list of two or more that differ")
-    return Choice(options=tuple(raw))
-
-
-def _method(raw: Any) -> str | Choice:
-    """Read `ties` or `{choice: [ties, slerp]}`."""
-    method = _choice(raw["choice"]) if isinstance(raw, dict) and set(raw) == {"choice"} else raw
-    for name in method.options if isinstance(method, Choice) else (method,):
-        if not isinstance(name, str) or name not in METHODS:
-            raise ValueError(unknown(name, METHODS))
-    return cast("str | Choice", method)
 
 
 class SourcesConfig(Strict):
@@ -148,10 +67,10 @@ PARAMETERS: frozenset[str] = frozenset(p.name for m in METHODS.values() for p in
 class MergeConfig(Strict):
     """The operator and its parameters; whatever is a range or a choice is searched."""
 
-    method: Annotated[str | Choice, BeforeValidator(_method)]
-    parameters: dict[str, Annotated[Setting | dict[str, Setting], BeforeValidator(_setting)]] = (
-        Field(default_factory=dict)
-    )
+    method: Annotated[str | Choice, BeforeValidator(read_method)]
+    parameters: dict[
+        str, Annotated[Setting | dict[str, Setting], BeforeValidator(read_setting)]
+    ] = Field(default_factory=dict)
     layer_groups: int = Field(1, ge=1, le=1000)
     filters: tuple[Annotated[str, Field(min_length=1)], ...] = Field((), strict=False)
     dtype: DType = "float32"
@@ -181,18 +100,12 @@ class MergeConfig(Strict):
         return {str(name): METHODS[str(name)] for name in names}
 
 
-class BenchmarkConfig(Strict):
+class BenchmarkConfig(DataOptions):
     """One benchmark. Keys that only some kinds have stand under `options`."""
 
+    model_config = ConfigDict(strict=True)
+
     kind: str = Field(min_length=1)
-    data: str = Field(min_length=1)
-    held_out: str | None = None
-    limit: int | None = Field(None, ge=1)
-    held_out_limit: int | None = Field(None, ge=1)
-    held_out_share: float = Field(0.5, gt=0, lt=1)
-    seed: int = Field(0, ge=0)
-    subset: str | None = None
-    data_split: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
 
     def spec(self) -> BenchmarkSpec:
@@ -334,112 +247,10 @@ def parse(raw: Mapping[str, Any], folder: Path) -> CampaignConfig:
         config = CampaignConfig.model_validate(raw)
     except ValidationError as error:
         raise Problems(complaints(error, CampaignConfig)) from None
-    problems = [*_cross_checks(config), *_benchmark_options(config)]
+    problems = [*cross_checks(config), *option_problems(config)]
     if problems:
         raise Problems(problems)
     return _absolute(config, folder)
-
-
-def _cross_checks(config: CampaignConfig) -> list[str]:
-    """Mistakes that only show when keys are read together."""
-    problems = _parameter_problems(config)
-    for name, method in config.merge.methods.items():
-        if method.pairwise and len(config.sources.experts) > 2:
-            found = len(config.sources.experts)
-            problems.append(f"merge.method: found {found} experts, allowed: 1 or 2 with {name}")
-    if "base" in config.sources.experts:
-        problems.append("sources.experts.base: found 'base', allowed: any name but the base's own")
-    for name, objective in config.objectives.items():
-        if objective.benchmark is not None and objective.benchmark not in config.benchmarks:
-            where = f"objectives.{name}.benchmark"
-            problems.append(complaint(where, objective.benchmark, config.benchmarks))
-    for i, constraint in enumerate(config.constraints):
-        if constraint.objective not in config.objectives:
-            where = f"constraints.{i}"
-            problems.append(complaint(where, constraint.objective, config.objectives))
-    return problems
-
-
-def _parameter_problems(config: CampaignConfig) -> list[str]:
-    problems = []
-    for name, setting in config.merge.parameters.items():
-        specs = [p for m in config.merge.methods.values() if (p := m.parameter(name))]
-        if not specs:
-            known = sorted({p.name for m in config.merge.methods.values() for p in m.parameters})
-            methods = " or ".join(config.merge.methods)
-            problems.append(f"merge.{name}: no parameter of {methods}; allowed: {', '.join(known)}")
-            continue
-        if not isinstance(setting, dict):
-            problems += _setting_problems(f"merge.{name}", setting, specs[0])
-            continue
-        if specs[0].scope == "merge":
-            problems.append(f"merge.{name}: found one per expert, allowed: one for the whole merge")
-            continue
-        for expert, value in setting.items():
-            where = f"merge.{name}.{expert}"
-            if expert not in config.sources.experts:
-                problems.append(complaint(where, expert, config.sources.experts))
-            else:
-                problems += _setting_problems(where, value, specs[0])
-        missing = [e for e in config.sources.experts if e not in setting]
-        if missing:
-            found = ", ".join(setting)
-            problems.append(
-                f"merge.{name}: found {found}, allowed: every expert; {', '.join(missing)} missing"
-            )
-    return problems
-
-
-def _setting_problems(where: str, setting: Setting, spec: Parameter) -> list[str]:
-    if spec.choices is not None:
-        values = setting.options if isinstance(setting, Choice) else (setting,)
-        wrong = [v for v in values if v not in spec.choices]
-        allowed = ", ".join(_plain(c) for c in spec.choices)
-        return [f"{where}: found {_plain(v)}, allowed: {allowed}" for v in wrong]
-    low, high = spec.domain or (-math.inf, math.inf)
-    if isinstance(setting, Range):
-        values = (setting.low, setting.high)
-    else:
-        values = setting.options if isinstance(setting, Choice) else (setting,)
-    allowed = "a finite number" if math.isinf(low) else f"numbers in [{low:g}, {high:g}]"
-    return [
-        f"{where}: found {_plain(v)}, allowed: {allowed}"
-        for v in values
-        if isinstance(v, bool | str) or not low <= v <= high or not math.isfinite(v)
-    ]
-
-
-def _plain(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _benchmark_options(config: CampaignConfig) -> list[str]:
-    """Mistakes in the options of each kind, found by the kind's own model."""
-    problems = []
-    for name, benchmark in config.benchmarks.items():
-        where = f"benchmarks.{name}"
-        twice = [key for key in benchmark.options if key in BenchmarkConfig.model_fields]
-        if twice:
-            lines = [f"{where}.options.{key}: allowed: only as {where}.{key}" for key in twice]
-            problems += lines
-            continue
-        try:
-            model = options_of(benchmark.kind)
-        except LookupError as error:
-            problems.append(f"{where}.kind: {error.args[0]}")
-            continue
-        try:
-            model.model_validate(dict(benchmark.spec().options))
-        except ValidationError as error:
-            problems += complaints(error, model, partial(_written_at, where))
-    return problems
-
-
-def _written_at(where: str, path: str) -> str:
-    """Where a benchmark's option stands in the file: what all kinds have is not in `options`."""
-    if path.partition(".")[0] in BenchmarkConfig.model_fields:
-        return f"{where}.{path}"
-    return f"{where}.options.{path}" if path else where
 
 
 def _absolute(config: CampaignConfig, folder: Path) -> CampaignConfig:

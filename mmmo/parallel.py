@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import Any
 
-from mmmo.config import Choice
 from mmmo.figures import GRID, OTHER, Figure, frame, layout_of
 from mmmo.history import History
 from mmmo.records import Objective, Trial
+from mmmo.settings import Choice
 from mmmo.space import Dimension, SearchSpace
 
 WORST, BEST = (217, 118, 26), (47, 126, 216)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from evaluators.merging.methods import METHODS, Parameter
 from evaluators.recipe import WHOLE, MergeRecipe, Value
-from mmmo.config import CampaignConfig, Choice, Fixed, Range, Setting
+from mmmo.config import CampaignConfig
+from mmmo.settings import Choice, Fixed, Range, Setting
 
 if TYPE_CHECKING:
     from torch import Tensor

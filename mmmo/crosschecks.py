@@ -1,0 +1,123 @@
+"""Mistakes in a campaign file that only show when its keys are read together."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from evaluators.benchmarks.data import DataOptions
+from evaluators.benchmarks.table import options_of
+from evaluators.merging.methods import Parameter
+from mmmo.complaints import complaint, complaints
+from mmmo.settings import Choice, Range, Setting
+
+if TYPE_CHECKING:
+    from mmmo.config import CampaignConfig
+
+BENCHMARK_KEYS = frozenset({"kind", "options", *DataOptions.model_fields})
+"""Keys that stand under a benchmark itself; all others stand under its `options`."""
+
+
+def cross_checks(config: CampaignConfig) -> list[str]:
+    """Mistakes that only show when keys are read together."""
+    problems = _parameter_problems(config)
+    for name, method in config.merge.methods.items():
+        if method.pairwise and len(config.sources.experts) > 2:
+            found = len(config.sources.experts)
+            problems.append(f"merge.method: found {found} experts, allowed: 1 or 2 with {name}")
+    if "base" in config.sources.experts:
+        problems.append("sources.experts.base: found 'base', allowed: any name but the base's own")
+    for name, objective in config.objectives.items():
+        if objective.benchmark is not None and objective.benchmark not in config.benchmarks:
+            where = f"objectives.{name}.benchmark"
+            problems.append(complaint(where, objective.benchmark, config.benchmarks))
+    for i, constraint in enumerate(config.constraints):
+        if constraint.objective not in config.objectives:
+            where = f"constraints.{i}"
+            problems.append(complaint(where, constraint.objective, config.objectives))
+    return problems
+
+
+def _parameter_problems(config: CampaignConfig) -> list[str]:
+    problems = []
+    for name, setting in config.merge.parameters.items():
+        specs = [p for m in config.merge.methods.values() if (p := m.parameter(name))]
+        if not specs:
+            known = sorted({p.name for m in config.merge.methods.values() for p in m.parameters})
+            methods = " or ".join(config.merge.methods)
+            problems.append(f"merge.{name}: no parameter of {methods}; allowed: {', '.join(known)}")
+            continue
+        if not isinstance(setting, dict):
+            problems += _setting_problems(f"merge.{name}", setting, specs[0])
+            continue
+        if specs[0].scope == "merge":
+            problems.append(f"merge.{name}: found one per expert, allowed: one for the whole merge")
+            continue
+        for expert, value in setting.items():
+            where = f"merge.{name}.{expert}"
+            if expert not in config.sources.experts:
+                problems.append(complaint(where, expert, config.sources.experts))
+            else:
+                problems += _setting_problems(where, value, specs[0])
+        missing = [e for e in config.sources.experts if e not in setting]
+        if missing:
+            found = ", ".join(setting)
+            problems.append(
+                f"merge.{name}: found {found}, allowed: every expert; {', '.join(missing)} missing"
+            )
+    return problems
+
+
+def _setting_problems(where: str, setting: Setting, spec: Parameter) -> list[str]:
+    if spec.choices is not None:
+        values = setting.options if isinstance(setting, Choice) else (setting,)
+        wrong = [v for v in values if v not in spec.choices]
+        allowed = ", ".join(_plain(c) for c in spec.choices)
+        return [f"{where}: found {_plain(v)}, allowed: {allowed}" for v in wrong]
+    low, high = spec.domain or (-math.inf, math.inf)
+    if isinstance(setting, Range):
+        values = (setting.low, setting.high)
+    else:
+        values = setting.options if isinstance(setting, Choice) else (setting,)
+    allowed = "a finite number" if math.isinf(low) else f"numbers in [{low:g}, {high:g}]"
+    return [
+        f"{where}: found {_plain(v)}, allowed: {allowed}"
+        for v in values
+        if isinstance(v, bool | str) or not low <= v <= high or not math.isfinite(v)
+    ]
+
+
+def _plain(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def option_problems(config: CampaignConfig) -> list[str]:
+    """Mistakes in the options of each kind, found by the kind's own model."""
+    problems = []
+    for name, benchmark in config.benchmarks.items():
+        where = f"benchmarks.{name}"
+        twice = [key for key in benchmark.options if key in BENCHMARK_KEYS]
+        if twice:
+            lines = [f"{where}.options.{key}: allowed: only as {where}.{key}" for key in twice]
+            problems += lines
+            continue
+        try:
+            model = options_of(benchmark.kind)
+        except LookupError as error:
+            problems.append(f"{where}.kind: {error.args[0]}")
+            continue
+        try:
+            model.model_validate(dict(benchmark.spec().options))
+        except ValidationError as error:
+            problems += complaints(error, model, partial(_written_at, where))
+    return problems
+
+
+def _written_at(where: str, path: str) -> str:
+    """Where a benchmark's option stands in the file: what all kinds have is not in `options`."""
+    if path.partition(".")[0] in BENCHMARK_KEYS:
+        return f"{where}.{path}"
+    return f"{where}.options.{path}" if path else where
