@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 from mmmo.errors import EXIT_DONE, EXIT_INTERRUPTED, MmmoError, UserError
@@ -23,7 +22,6 @@ RUNS = Path("runs")
 
 app = typer.Typer(
     help="One YAML file → a campaign → the Pareto set of merged models.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -264,12 +262,12 @@ def _warn(warnings: list[str]) -> None:
 def main() -> None:
     """Run a verb; turn every error that a user can cause into one line and an exit code."""
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="mmmo", standalone_mode=False)
     except MmmoError as error:
         code = _complain(error.lines(), error.hint, error.exit_code)
-    except click.ClickException as error:
-        code = _complain([error.format_message()], "see mmmo --help", 2)
-    except (KeyboardInterrupt, click.Abort):
+    except typer.TyperException as error:  # an argument that no verb takes
+        code = _complain([error.format_message().rstrip(".")], "see mmmo --help", 2)
+    except (KeyboardInterrupt, typer.Abort):
         code = _complain(["interrupted"], "", EXIT_INTERRUPTED)
     except BrokenPipeError:  # `mmmo trials NAME | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

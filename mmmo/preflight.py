@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evaluators.benchmarks.benchmark import Benchmark
 from evaluators.benchmarks.rows import DataError
@@ -19,6 +19,9 @@ from mmmo.config import CampaignConfig
 from mmmo.errors import Problems, StoreError
 from mmmo.records import Objective
 from mmmo.space import SearchSpace
+
+if TYPE_CHECKING:
+    from evaluators.sources import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -158,18 +161,17 @@ class Preflight:
             return
         if (device.index or 0) >= count:
             self.errors.append(
-                f"pool.device: found {name!r}, allowed: what is there; torch sees {count} device(s) "
-                f"of type {device.type}"
+                f"pool.device: found {name!r}, allowed: what is there; torch sees {count} "
+                f"{device.type} device(s)"
             )
 
     def _look_at_sources(self) -> Any:
-        from evaluators.sources import SourceError, estimate, inspect_sources, open_sources
+        from evaluators.sources import Sources, estimate, inspect_sources
 
-        try:
-            sources = open_sources(*self.config.sources.refs())
-        except SourceError as error:
-            self.errors.append(f"sources: {error}")
+        opened = dict(self._open_checkpoints())
+        if len(opened) <= len(self.config.sources.experts):
             return None
+        sources = Sources(opened.pop("base"), opened)
         for finding in inspect_sources(sources):
             kind = self.errors if finding.level == "error" else self.warnings
             kind.append(f"sources.{finding.where}: {finding.message}")
@@ -180,6 +182,20 @@ class Preflight:
             f"disk: {_size(needed.disk_bytes_per_export)} per exported model"
         )
         return sources
+
+    def _open_checkpoints(self) -> Iterator[tuple[str, Checkpoint]]:
+        """Base and experts, as far as they can be opened and their tokenizers read."""
+        from evaluators.sources import SourceError, open_checkpoint
+
+        base, experts = self.config.sources.refs()
+        for name, ref in {"base": base, **experts}.items():
+            try:
+                checkpoint = open_checkpoint(ref)
+                _ = checkpoint.tokens
+            except SourceError as error:
+                self.errors.append(f"sources.{name}: {error}")
+            else:
+                yield name, checkpoint
 
     def _look_at_blocks(self, names: Iterable[str]) -> None:
         from evaluators.merging.blocks import Blocks

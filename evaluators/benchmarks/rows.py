@@ -115,6 +115,8 @@ def _parquet_rows(path: Path) -> Iterator[Located]:
 def _hub_rows(name: str, subset: str | None, split: str) -> Iterator[Located]:
     import datasets
 
+    if Path(name).is_file():
+        raise DataError(f"{name}: found another kind of file, allowed: {', '.join(SUFFIXES)}")
     try:
         rows = datasets.load_dataset(name, subset, split=split)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
