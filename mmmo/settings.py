@@ -52,13 +52,15 @@ Setting = Fixed | Range | Choice
 def read_setting(raw: Any) -> Any:
     """Read `0.5`, `true`, `l1`, `{range: [0, 1]}`, `{choice: [a, b]}` or `{expert: setting, …}`."""
     if isinstance(raw, dict) and raw and not {"range", "choice"} & set(raw):
-        return {str(name): _oneread_setting(value) for name, value in raw.items()}
-    return _oneread_setting(raw)
+        return {str(name): _read_one(value) for name, value in raw.items()}
+    return _read_one(raw)
 
 
-def _oneread_setting(raw: Any) -> Setting:
-    if isinstance(raw, Range | Choice | bool | int | float | str):
-        return float(raw) if isinstance(raw, int) and not isinstance(raw, bool) else raw
+def _read_one(raw: Any) -> Setting:
+    if isinstance(raw, Range | Choice | bool | str):
+        return raw
+    if _is_number(raw):
+        return float(raw)
     if isinstance(raw, dict) and set(raw) == {"range"}:
         return _range(raw["range"])
     if isinstance(raw, dict) and set(raw) == {"choice"}:
@@ -79,7 +81,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _choice(raw: Any) -> Choice:
-    plain = isinstance(raw, list) and all(isinstance(o, bool | int | float | str) for o in raw)
+    plain = isinstance(raw, list) and all(isinstance(o, bool | str) or _is_number(o) for o in raw)
     if not plain or len(raw) < 2 or len(set(map(repr, raw))) < len(raw):
         raise ValueError(f"found choice {shown(raw)}, allowed: a list of two or more that differ")
     return Choice(options=tuple(raw))
