@@ -24,11 +24,12 @@ from ax.generation_strategy.external_generation_node import ExternalGenerationNo
 from ax.generation_strategy.generation_strategy import GenerationStrategy
 from ax.utils.common.logger import set_ax_logger_levels
 
-from acquisition.strategy import KnownObjective, Observations, Proposal, Strategy, open_strategy
+from acquisition.strategy import KnownObjective, Observations, Proposal, Strategy
 from mmmo.config import CampaignConfig
-from mmmo.errors import Fault, UserError
+from mmmo.errors import Fault
 from mmmo.records import Objective, Trial, observations
 from mmmo.space import SearchSpace
+from mmmo.strategies import build_strategy
 
 set_ax_logger_levels(logging.ERROR)
 
@@ -89,7 +90,7 @@ class Optimizer:
         self._config, self._space, self._objectives = config, space, tuple(objectives)
         self._known = [_signed(o, delta_l1) for o in objectives]
         self._anchors = [space.encode(recipe) for recipe in space.anchors().values()]
-        self._node = StrategyNode(build_strategy(config), config.seed)
+        self._node = StrategyNode(build_strategy(config.search), config.seed)
         self._client = self._new_client()
         self._states: dict[int, str] = {}
 
@@ -158,23 +159,6 @@ class Optimizer:
             else:
                 continue
             self._states[number] = trial.state
-
-
-def build_strategy(config: CampaignConfig) -> Strategy:
-    """The strategy of `search`.
-
-    Raises:
-        UserError: no such strategy, or no such option.
-    """
-    options = {"initial": config.search.initial, **config.search.options}
-    if config.search.strategy == "sobol":  # it has no initial design: all of it is one
-        options.pop("initial")
-    try:
-        return open_strategy(config.search.strategy, options)
-    except KeyError:
-        raise UserError(f"search.strategy: no strategy {config.search.strategy!r}") from None
-    except (TypeError, ValueError) as error:
-        raise UserError(f"search.options: {error}") from None
 
 
 def _metric(index: int, objective: Objective) -> str:
