@@ -87,13 +87,13 @@ class _Export:
         self._references = references(history)
 
     def run(self) -> Iterator[str]:
-        logs = self._folder / ".logs"
-        logs.mkdir(parents=True, exist_ok=True)  # that it cannot be is better known first
         remove_leftovers(self._folder)
         for trial in self._trials:
             self._refuse_changed(trial)
         if any(not self._target(t).exists() for t in self._trials):
             _ = self._sources  # that one of them changed is better known before the scoring
+        logs = self._folder / ".logs"
+        logs.mkdir(parents=True, exist_ok=True)  # and so is a folder that cannot be written
         digests = {t.key: t.digest for t in self._history.completed}
         yield from score_held_out(self._history, self._models(), digests, logs)
         self._held_out = held_out_scores(self._history)
