@@ -92,10 +92,9 @@ class _Export:
             self._refuse_changed(trial)
         if any(not self._target(t).exists() for t in self._trials):
             _ = self._sources  # that one of them changed is better known before the scoring
-        logs = self._folder / ".logs"
-        logs.mkdir(parents=True, exist_ok=True)  # and so is a folder that cannot be written
+        self._folder.mkdir(parents=True, exist_ok=True)  # and so is that it cannot be written to
         digests = {t.key: t.digest for t in self._history.completed}
-        yield from score_held_out(self._history, self._models(), digests, logs)
+        yield from score_held_out(self._history, self._models(), digests, self._folder / ".logs")
         self._held_out = held_out_scores(self._history)
         for trial in self._trials:
             yield self._export(trial)
