@@ -10,17 +10,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from mmmo.history import History
+from mmmo.records import Trial
 from mmmo.store import Event, Store
 
 TIMEOUT_S = 180.0
 """No command of these tests takes so long, on any machine."""
 
+TESTS = Path(__file__).parent
 MMMO = (sys.executable, "-m", "mmmo")
 SETTINGS = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -79,6 +82,7 @@ class Terminal:
             finally:
                 process.kill()
 
+    @cached_property
     def store(self) -> Store:
         """The store that the commands use."""
         default = f"sqlite:///{self.folder / 'runs' / 'mmmo.db'}"
@@ -86,23 +90,25 @@ class Terminal:
 
     def history(self) -> History:
         """The campaign of this terminal."""
-        store = self.store()
-        return History(store, store.campaigns()[0].name)
+        return History(self.store, self.store.campaigns()[0].name)
 
     def events(self) -> list[Event]:
         """All events of the campaign; none while there is no campaign."""
-        store = self.store()
-        rows = store.campaigns()
-        return store.events(rows[0].name) if rows else []
+        rows = self.store.campaigns()
+        return self.store.events(rows[0].name) if rows else []
 
     def count(self, kind: str) -> int:
         """How many events of that kind there are."""
         return sum(event.kind == kind for event in self.events())
 
+    def wait_for(self, kind: str, count: int, process: subprocess.Popen[bytes]) -> None:
+        """Wait until there are so many events of that kind."""
+        wait_until(lambda: self.count(kind) >= count, process)
+
     def _environment(self) -> dict[str, str]:
-        plugins = {"PYTHONPATH": str(Path(__file__).parent)}
+        found = {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
         kept = {k: v for k, v in os.environ.items() if k != "MMMO_STORE"}
-        return kept | SETTINGS | plugins | dict(self.settings)
+        return kept | SETTINGS | found | dict(self.settings)
 
 
 def wait_until(happened: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
@@ -112,6 +118,16 @@ def wait_until(happened: Callable[[], bool], process: subprocess.Popen[bytes]) -
         assert process.poll() is None, f"the process ended with exit code {process.returncode}"
         assert time.monotonic() < give_up, "it did not happen"
         time.sleep(0.02)
+
+
+def repeatable(trial: Trial) -> dict[str, Any]:
+    """Everything about a trial that must repeat, bit for bit: all but dates and durations."""
+    kept = ("number", "key", "x", "recipe", "diagnostics", "state", "measures", "digest")
+    scores = {n: (m.value, m.se, m.n, m.outcomes) for n, m in trial.scores.items()}
+    return {name: getattr(trial, name) for name in kept} | {
+        "scores": scores,
+        "answered_by": trial.answered_by,
+    }
 
 
 def children(pid: int) -> list[int]:

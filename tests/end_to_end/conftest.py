@@ -43,3 +43,11 @@ def terminal(digits: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -
         return opened
 
     return open_terminal
+
+
+@pytest.fixture(scope="session")
+def finished(terminal: OpenTerminal) -> Terminal:
+    """The digits campaign, run to its end without a break by one worker; tests only read it."""
+    opened = terminal()
+    opened.run("launch", "campaign.yaml")
+    return opened
