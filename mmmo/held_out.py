@@ -109,6 +109,12 @@ def score_held_out(
             yield f"held-out items: {name} {outcome} ({done} of {len(waiting)})"
 
 
+def trial_timeout_s(history: History) -> float:
+    """Seconds for one model: the search's limit, and longer as there are more items than in it."""
+    more = [n[HELD_OUT] / n["search"] for n in history.facts.items.values()]
+    return history.config.pool.trial_timeout_s * max([1.0, *more])
+
+
 def interval(measured: Measurement) -> tuple[float, float]:
     """95 % interval: Wilson's where every outcome is 0 or 1, else value ± 1.96 standard errors."""
     from evaluators.benchmarks.statistics import unpack, wilson_interval
@@ -147,7 +153,7 @@ def _evaluate(
                 pool.executor,
                 workbench(history.config),
                 workers=min(pool.workers, len(keys)),
-                trial_timeout_s=pool.trial_timeout_s,
+                trial_timeout_s=trial_timeout_s(history),
                 log_folder=logs,
             )
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from histories import Scribe, nll_of_40, right_of_40
 
 from evaluators.benchmarks.statistics import pack
-from mmmo.held_out import held_out_scores, interval, references
+from mmmo.held_out import held_out_scores, interval, references, trial_timeout_s
 from mmmo.records import Measurement, stored_score
 
 
@@ -63,3 +64,20 @@ def test_the_last_word_counts(tmp_path: Path) -> None:
     assert found.document()["scores"]["sums"]["interval_95"] == pytest.approx(
         [0.3520, 0.6480], abs=1e-4
     )
+
+
+@pytest.mark.parametrize(
+    ("sums", "python", "limit"),
+    [((40, 40), (40, 10), 60.0), ((40, 100), (10, 50), 300.0), ((400, 0), (10, 15), 90.0)],
+)
+def test_more_items_have_more_time(
+    tmp_path: Path, sums: tuple[int, int], python: tuple[int, int], limit: float
+) -> None:
+    written = Scribe(tmp_path, ("maths", "code"), {"pool": {"trial_timeout_s": 60}})
+    facts = written.history().facts
+    items = {
+        name: {"search": search, "held_out": held_out}
+        for name, (search, held_out) in {"sums": sums, "python": python}.items()
+    }
+    written.record(None, "created", replace(facts, items=items).document())
+    assert trial_timeout_s(written.history()) == limit
