@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from evaluators.models import LiveModel
 
 FailureKind = Literal[
-    "invalid_recipe", "non_finite", "out_of_memory", "timeout", "worker_lost", "benchmark_error"
+    "invalid_recipe",
+    "non_finite",
+    "out_of_memory",
+    "timeout",
+    "worker_lost",
+    "loading_error",
+    "benchmark_error",
 ]
 
 RETRIED: dict[FailureKind, bool] = {
@@ -31,6 +37,7 @@ RETRIED: dict[FailureKind, bool] = {
     "out_of_memory": True,  # memory may be free later
     "timeout": True,  # the machine may have been busy
     "worker_lost": True,  # killed from outside, most often
+    "loading_error": True,  # the files may be back
     "benchmark_error": False,  # scoring is deterministic
 }
 """Which kinds of failure are worth another attempt."""
@@ -132,15 +139,17 @@ class Worker:
             started: called when everything is loaded and the job itself begins.
         """
         timings: dict[str, float] = {}
+        otherwise: FailureKind = "loading_error"
         try:
             with _timed(timings, "load_s"):
                 self.warm()
                 engine, model = self._open_engine(), self._open_model(job.recipe.dtype)
+            otherwise = "benchmark_error"
             started()
             return self._evaluate(job, engine, model, timings)
         except Exception as error:
             return EvaluationResult(
-                job.trial, job.attempt, timings=timings, failure=_failure(error)
+                job.trial, job.attempt, timings=timings, failure=_failure(error, otherwise)
             )
 
     def _evaluate(
@@ -197,10 +206,11 @@ def _timed(timings: dict[str, float], part: str) -> Iterator[None]:
         timings[part] = time.perf_counter() - begun
 
 
-def _failure(error: Exception) -> Failure:
+def _failure(error: Exception, otherwise: FailureKind) -> Failure:
+    """Say what happened; what the error itself does not tell is `otherwise`."""
     from evaluators.merging.settings import RecipeError
 
-    kind: FailureKind = "benchmark_error"
+    kind = otherwise
     if _is_out_of_memory(error):
         kind = "out_of_memory"
     elif isinstance(error, RecipeError):

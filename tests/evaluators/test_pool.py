@@ -57,7 +57,7 @@ def test_sources_that_cannot_be_opened_fail_the_job(tmp_path: Path) -> None:
         pool.submit(asked)
         (result,) = pool.collect(None)
     assert result.failure is not None
-    assert result.failure.kind == "benchmark_error"
+    assert result.failure.kind == "loading_error"
     assert "expert" in result.failure.message
 
 

@@ -14,7 +14,14 @@ from contracts.pool_contract import job, workbench_of
 from safetensors.torch import load_file
 
 from evaluators.recipe import MergeRecipe
-from evaluators.worker import BenchmarkSpec, EvaluationJob, FailureKind, Workbench, Worker
+from evaluators.worker import (
+    RETRIED,
+    BenchmarkSpec,
+    EvaluationJob,
+    FailureKind,
+    Workbench,
+    Worker,
+)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +97,33 @@ def test_the_clock_starts_when_all_is_loaded(worker: Worker, workbench: Workbenc
     failed = Worker(absent).run(job(workbench, 3, "first"), lambda: starts.append("third"))
     assert failed.failure is not None
     assert starts == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("expert/model.safetensors", "SourceError"),
+        ("base/tokenizer.json", "ModelError"),
+        ("texts.jsonl", "DataError"),
+    ],
+    ids=["source", "model", "data"],
+)
+def test_files_that_come_back_are_opened_then(tmp_path: Path, name: str, error: str) -> None:
+    (tmp_path / "texts.jsonl").write_text("".join(f'{{"text": "a cat {i}"}}\n' for i in range(20)))
+    workbench = workbench_of(tmp_path)
+    texts = BenchmarkSpec("nll", {"data": str(tmp_path / "texts.jsonl")})
+    worker = Worker(replace(workbench, benchmarks={"texts": texts}))
+    away = (tmp_path / name).rename(tmp_path / "away")
+    before = torch.get_num_threads()
+    lost = worker.run(job(workbench, 1, "texts"))
+    away.rename(tmp_path / name)
+    found = worker.run(job(workbench, 1, "texts"))
+    torch.set_num_threads(before)
+    assert lost.failure is not None
+    assert lost.failure.kind == "loading_error"
+    assert lost.failure.message.startswith(f"{error}: ")
+    assert RETRIED[lost.failure.kind]
+    assert (found.failure, found.scores["texts"].n) == (None, 8)
 
 
 @pytest.mark.parametrize(
