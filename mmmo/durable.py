@@ -15,21 +15,30 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
+def whole_folder(target: Path, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder to fill; when the block ends well it becomes `target`.
 
+    Args:
+        target: the folder to be.
+        replace: whether it is there already and gives way.
+
     Raises:
-        OSError: nothing can be written there, or `target` is a folder that is not empty.
+        OSError: nothing can be written there, or `target` is a folder that is not empty and is not
+            to be replaced.
     """
-    partial = _partial(target)
-    shutil.rmtree(partial, ignore_errors=True)
+    partial, old = _partial(target), _partial(target.with_name(f"{target.name}.old"))
+    for left in (partial, old):  # by a dead process of our number
+        shutil.rmtree(left, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
         for path in (*partial.rglob("*"), partial):
             _sync(path)
+        if replace:  # removed only under a dotted name: a half folder never has the real one
+            os.replace(target, old)
         os.replace(partial, target)
         _sync(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -147,13 +147,12 @@ class _Export:
         manifest = read_manifest(target) if target.exists() else {}
         if all(manifest.get(name) == value for name, value in facts.items()):
             return f"{target}: unchanged; {self._summary(trial)}"
-        with whole_folder(target) as partial:
+        # What is there was verified, and all of it is written anew.
+        with whole_folder(target, replace=bool(manifest)) as partial:
             self._fill(partial, trial)
             versions = {package: version(package) for package in _VERSIONED}
             content = facts | {"versions": versions, "files": file_digests(partial)}
             _write(partial / MANIFEST, json.dumps(content, indent=2, allow_nan=False))
-            if manifest:  # verified above, and all of it is written anew
-                shutil.rmtree(target)
         return f"{target}: {self._summary(trial)}"
 
     def _fill(self, folder: Path, trial: Trial) -> None:

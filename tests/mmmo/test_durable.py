@@ -23,6 +23,24 @@ with whole_folder(Path(sys.argv[1])) as folder:
     sys.stdin.read()
 """
 
+REPLACER = """
+import os, sys
+from pathlib import Path
+from mmmo.durable import whole_folder
+left = int(sys.argv[2])
+def die(event, arguments):
+    global left
+    if event in ("os.rename", "os.remove", "os.rmdir"):
+        left -= 1
+        if left < 0:
+            os._exit(9)
+with whole_folder(Path(sys.argv[1]), replace=True) as folder:
+    for name in "abc":
+        (folder / name).write_text("new")
+    sys.addaudithook(die)
+"""
+"""Dies at the nth change of a name after the new folder is filled."""
+
 
 def test_a_folder_appears_when_it_is_full(tmp_path: Path) -> None:
     target = tmp_path / "new" / "folder"
@@ -65,6 +83,25 @@ def test_a_killed_writer_leaves_only_what_the_next_one_removes(tmp_path: Path) -
     assert not target.exists()
     remove_leftovers(tmp_path)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_replacement_killed_at_any_moment_leaves_no_half_folder(tmp_path: Path) -> None:
+    seen, code, moment = [], 9, 0
+    while code == 9:
+        folder = tmp_path / str(moment)
+        (folder / "target").mkdir(parents=True)
+        for name in "abc":
+            (folder / "target" / name).write_text("old")
+        command = [sys.executable, "-c", REPLACER, str(folder / "target"), str(moment)]
+        code = subprocess.run(command, check=False).returncode
+        remove_leftovers(folder)
+        assert os.listdir(folder) in ([], ["target"])
+        seen.append({p.name + p.read_text() for p in folder.glob("target/*")})
+        moment += 1
+    assert code == 0
+    old, new = {"aold", "bold", "cold"}, {"anew", "bnew", "cnew"}
+    assert seen == [old, set()] + [new] * (len(seen) - 2)
+    assert len(seen) > 6
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -399,6 +400,31 @@ def test_a_failed_held_out_scoring_is_a_failure_and_is_tried_again(
     lines = export(history, folder, 0)
     assert lines[0] == "held-out items: trial 0 scored (1 of 1)"
     assert held_out_scores(history)[key].failure is None
+
+
+def test_a_folder_that_is_written_anew_is_replaced_as_a_whole(
+    copy: tuple[History, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history, folder = copy
+    key, removed = history.trial(0).key, []
+    texts = held_out_scores(history)[key].scores["texts"]
+    with history.store.acquire(NAME) as lease:
+        payload = {"key": key, "model": "trial 0", "scores": {"texts": asdict(texts)}}
+        history.store.append(lease, None, "held_out", payload | {"failure": None})
+    remove = shutil.rmtree
+
+    def watched(path: Path, ignore_errors: bool = False) -> None:
+        removed.append(path.name)
+        remove(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(shutil, "rmtree", watched)
+    export(history, folder, 0)
+    manifest = json.loads((folder / "trial-0000" / "manifest.json").read_text())
+    assert list(manifest["held_out"]["this model"]["scores"]) == ["texts"]
+    assert verify_export(folder / "trial-0000") == []
+    assert any(name.startswith(".trial-0000.old") for name in removed)
+    assert all(name.startswith(".") for name in removed)
+    assert not list(folder.glob(".trial*"))
 
 
 def test_what_a_killed_export_left_is_removed(copy: tuple[History, Path]) -> None:
