@@ -45,6 +45,19 @@ FAR_COSINE = 0.5
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _HEAD = "lm_head.weight"
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
@@ -113,8 +126,8 @@ class Checkpoint:
 
     @cached_property
     def digest(self) -> str:
-        """Hash of the files that decide the model: tensors, configuration, tokenizer."""
-        extra = [self.folder / "config.json", self.folder / "tokenizer.json"]
+        """Hash of the files that decide scores: tensors, configuration, all of the tokenizer."""
+        extra = [self.folder / name for name in ("config.json", *_TOKENIZER_FILES)]
         digest = hashlib.sha256()
         for path in (*tensor_files(self.folder), *filter(Path.exists, extra)):
             with path.open("rb") as file:
@@ -147,10 +160,6 @@ class Sources:
     def relations(self) -> Mapping[str, Relation]:
         """Expert → its relation to the base. Reads every tensor once, one at a time."""
         return {name: _relation(self.base, expert) for name, expert in self.experts.items()}
-
-    def relative_norm(self, name: str) -> float:
-        """Return the length of an expert's task vector over the length of the base."""
-        return self.relations[name].relative_norm
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,23 @@ def test_the_digest_is_of_contents(tmp_path: Path, folder: Path) -> None:
     assert open_checkpoint(ModelRef(path=str(folder))).digest not in (before, changed)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["tokenizer.json", "tokenizer_config.json", "vocab.txt", "merges.txt", "tokenizer.model"],
+)
+def test_the_digest_is_of_every_tokenizer_file(folder: Path, name: str) -> None:
+    def digest() -> str:
+        return open_checkpoint(ModelRef(path=str(folder))).digest
+
+    without = digest()
+    (folder / "README.md").write_text("decides nothing")
+    assert digest() == without
+    (folder / name).write_text("one")
+    first = digest()
+    (folder / name).write_text("two")
+    assert len({without, first, digest()}) == 3
+
+
 def test_a_tied_head_is_dropped_and_checked(tmp_path: Path) -> None:
     embedding = torch.randn(6, 2)
     tensors = {"model.embed_tokens.weight": embedding, "lm_head.weight": embedding.clone()}
@@ -209,7 +226,7 @@ def test_an_unrelated_model_is_reported() -> None:
 
 def test_relations_by_hand() -> None:
     pair = in_memory({"w": torch.tensor([3.0, 4.0])}, a={"w": torch.tensor([3.0, 5.0])})
-    assert pair.relative_norm("a") == pytest.approx(1 / 5)
+    assert pair.relations["a"].relative_norm == pytest.approx(1 / 5)
     assert pair.relations["a"].cosine == pytest.approx((9 + 20) / (5 * 34**0.5))
 
 
