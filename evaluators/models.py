@@ -44,13 +44,11 @@ class Likelihood:
     Attributes:
         nats: log-likelihood of the scored tokens, summed; at most 0.
         tokens: how many tokens were scored.
-        characters: length of the continuation as given.
         greedy: whether every scored token is the most probable one at its place.
     """
 
     nats: float
     tokens: int
-    characters: int
     greedy: bool
 
 
@@ -99,7 +97,7 @@ class LiveModel:
         for batch in batches([len(row.ids) for row in rows], budget):
             scores = self._score([rows[i] for i in batch])
             for i, (nats, greedy) in zip(batch, scores, strict=True):
-                answers[i] = Likelihood(nats, rows[i].scored, len(pairs[i][1]), greedy)
+                answers[i] = Likelihood(nats, rows[i].scored, greedy)
         return [answers[i] for i in range(len(pairs))]
 
     def generate(

@@ -74,10 +74,6 @@ class EvaluatorPool(Protocol):
         """
         ...
 
-    def cancel(self, trial: int) -> None:
-        """Drop the trial's job, running or queued; it is not answered."""
-        ...
-
     def close(self) -> None:
         """End everything at once; jobs without an answer are dropped. Closing twice is harmless."""
         ...
@@ -112,8 +108,8 @@ def open_pool(
 class InlinePool:
     """One worker in the calling process: `collect` runs the next job.
 
-    Nothing can stop it: there is no time-out (`trial_timeout_s` cannot be kept), a crash takes the
-    caller along, and only a queued job can be cancelled. Output goes where the caller's goes.
+    Nothing can stop it: there is no time-out (`trial_timeout_s` cannot be kept), and a crash takes
+    the caller along. Output goes where the caller's goes.
 
     Raises:
         ValueError: more or fewer than one worker.
@@ -143,10 +139,6 @@ class InlinePool:
     def collect(self, timeout: float | None) -> list[EvaluationResult]:
         """Run the next job, however long it takes."""
         return [self._worker.run(self._queue.popleft())] if self._queue else []
-
-    def cancel(self, trial: int) -> None:
-        """Drop the trial's job."""
-        self._queue = deque(job for job in self._queue if job.trial != trial)
 
     def close(self) -> None:
         """Drop what is queued."""
@@ -227,14 +219,6 @@ class ProcessPool:
             until = min(give_up, *(slot.deadline for slot in busy))
             ends = [end for slot in busy for end in (slot.connection, slot.process.sentinel)]
             pipes.wait(ends, min(max(0.0, until - time.monotonic()), _LOOK_S))
-
-    def cancel(self, trial: int) -> None:
-        """Drop the trial's queued job, or kill and replace the worker that runs it."""
-        self._backlog = deque(job for job in self._backlog if job.trial != trial)
-        for n, slot in enumerate(self._slots):
-            if slot.job is not None and slot.job.trial == trial:
-                self._replace(n)
-        self._dispatch()
 
     def close(self) -> None:
         """Kill every worker; they hold nothing that is not also elsewhere."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -101,9 +101,3 @@ class MergeRecipe(Frozen):
         """
         value = self.parameters[owner][parameter]
         return value[row][group] if isinstance(value, tuple) else value
-
-    def to_mergekit(self, layers: int) -> dict[str, Any]:
-        """Say the same to mergekit, for a model with that many layers."""
-        from evaluators.merging.mergekit import to_mergekit
-
-        return to_mergekit(self, layers)

@@ -29,11 +29,10 @@ class BenchmarkError(Exception):
 
 @dataclass(frozen=True)
 class Metric:
-    """What the value means: its name, its goal, and its bounds where it has any."""
+    """What the value means: its name and its goal."""
 
     name: str
     goal: Goal
-    bounds: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

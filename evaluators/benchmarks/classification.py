@@ -53,7 +53,7 @@ class Classification(FromData):
     """Accuracy of the largest logit. Outcome: 1 or 0."""
 
     Options = ClassificationOptions
-    metric = Metric("accuracy", "maximize", (0.0, 1.0))
+    metric = Metric("accuracy", "maximize")
 
     def __init__(self, options: ClassificationOptions) -> None:
         given = Column(options.text, text)

@@ -73,7 +73,7 @@ class ExactMatch(FromData):
     """Share of items answered exactly. Outcome: 1 or 0."""
 
     Options = ExactMatchOptions
-    metric = Metric("exact_match", "maximize", (0.0, 1.0))
+    metric = Metric("exact_match", "maximize")
 
     def __init__(self, options: ExactMatchOptions) -> None:
         self._options = options

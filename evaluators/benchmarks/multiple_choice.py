@@ -38,7 +38,7 @@ class MultipleChoice(FromData):
     """Share of items whose right choice is the most probable. Outcome: 1 or 0."""
 
     Options = MultipleChoiceOptions
-    metric = Metric("accuracy", "maximize", (0.0, 1.0))
+    metric = Metric("accuracy", "maximize")
 
     def __init__(self, options: MultipleChoiceOptions) -> None:
         self._options = options

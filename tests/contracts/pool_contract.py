@@ -63,11 +63,14 @@ def until(true: Callable[[], bool]) -> None:
 
 
 def is_running(pid: int) -> bool:
+    """Whether any thread lives: the first may be dead while its parent cannot see it yet."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
+    fields = stat.rpartition(")")[2].split()
+    state, threads = fields[0], int(fields[17])
+    return state not in "ZX" or threads > 1
 
 
 class PoolContract:
@@ -174,16 +177,6 @@ class PoolContract:
         self.fails(pool, job(workbench, 1, "outofmemory"), "out_of_memory")
         assert self.answer(pool, job(workbench, 2, "first")).failure is None
 
-    def test_a_queued_job_can_be_cancelled(self, pool: EvaluatorPool, workbench: Workbench) -> None:
-        for trial in (1, 2, 3):
-            pool.submit(job(workbench, trial, "first"))
-        pool.cancel(2)
-        pool.cancel(77)  # never heard of
-        results: list[EvaluationResult] = []
-        while found := pool.collect(None):
-            results += found
-        assert [r.trial for r in results] == [1, 3]
-
     def test_a_worker_that_exits_costs_its_trial(
         self, crashing: EvaluatorPool, workbench: Workbench
     ) -> None:
@@ -207,16 +200,6 @@ class PoolContract:
         assert result.failure.message == "no scores within 4 s"
         until(lambda: not any(is_running(pid) for pid in hanging))
         assert crashing.free == 1
-
-    def test_a_hanging_job_can_be_cancelled(
-        self, crashing: EvaluatorPool, workbench: Workbench, hanging: tuple[int, int]
-    ) -> None:
-        crashing.submit(job(workbench, 5, "first"))
-        crashing.cancel(99)
-        until(lambda: not any(is_running(pid) for pid in hanging))
-        (result,) = crashing.collect(None)
-        assert (result.trial, result.failure) == (5, None)
-        assert crashing.collect(None) == []
 
     def test_a_worker_may_be_killed_from_outside(
         self, crashing: EvaluatorPool, workbench: Workbench, hanging: tuple[int, int]

@@ -125,8 +125,3 @@ def test_differences_are_told(sources: Sources) -> None:
     plain = recipe_of(sources, "dare_ties", {"*": {"rescale": "none"}})
     assert to_mergekit(plain, LAYERS)["parameters"]["rescale"] is False
     assert len(differences(plain)) == 1
-
-
-def test_the_recipe_offers_it(sources: Sources) -> None:
-    recipe = recipe_of(sources, "linear", WEIGHTS)
-    assert recipe.to_mergekit(LAYERS) == to_mergekit(recipe, LAYERS)
