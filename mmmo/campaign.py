@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 from evaluators.pool import EvaluatorPool, open_pool
 from evaluators.worker import RETRIED, EvaluationJob, EvaluationResult
 from mmmo.config import CampaignConfig
-from mmmo.errors import Problems, UserError
+from mmmo.errors import Fault, Problems, UserError
 from mmmo.history import History
 from mmmo.interrupts import Interrupts
 from mmmo.leases import Lease
-from mmmo.preflight import Preflight, workbench
+from mmmo.preflight import Facts, Preflight, workbench
 from mmmo.records import Trial, answered, completed, proposed
 from mmmo.space import SearchSpace
 from mmmo.store import NewEvent, Store
@@ -67,8 +67,8 @@ class Account:
         }
 
 
-def create(store: Store, config: CampaignConfig) -> None:
-    """Record a new campaign, after a preflight.
+def create(store: Store, config: CampaignConfig) -> Preflight | None:
+    """Record a new campaign, after a preflight, and return that; None if the campaign exists.
 
     Raises:
         Problems: the preflight found mistakes; nothing was recorded.
@@ -76,12 +76,14 @@ def create(store: Store, config: CampaignConfig) -> None:
     """
     if store.find(config.name) is not None:
         _refuse_if_changed(store, config)
-        return
-    facts = Preflight(config).facts
+        return None
+    preflight = Preflight(config)
+    facts = preflight.facts
     versions = {package: version(package) for package in _VERSIONED}
     store.create(config.name, config.text(), config.identity(), versions, facts.sources)
     with store.acquire(config.name) as lease:
         store.append(lease, None, "created", facts.document())
+    return preflight
 
 
 def _refuse_if_changed(store: Store, config: CampaignConfig) -> None:
@@ -105,16 +107,23 @@ class Campaign:
     Args:
         config: budget and pool of this session; everything else is as it was recorded.
         runs: folder for logs.
+        facts: what a preflight of this process found; None to look again.
     """
 
     def __init__(
-        self, store: Store, config: CampaignConfig, runs: Path, watch: Watcher = lambda _: None
+        self,
+        store: Store,
+        config: CampaignConfig,
+        runs: Path,
+        watch: Watcher = lambda _: None,
+        facts: Facts | None = None,
     ) -> None:
-        self._store, self._config, self._watch = store, config, watch
+        self._store, self._config, self._watch, self._facts = store, config, watch, facts
         self._folder = runs / config.name
         self._account = Account(config.pool.workers, time.perf_counter())
         self._running: set[int] = set()
         self._exhausted = False
+        self._unloadable = 0
         self._interrupts = Interrupts()
 
     def run(self) -> History:
@@ -169,6 +178,8 @@ class Campaign:
         ahead = self._config.pool.executor != "inline"
         while self._pool.free > 0 or ahead:
             waiting = [t for t in self._history.open if t.number not in self._running]
+            if self._late():
+                return
             if waiting:
                 if self._pool.free == 0 or not self._dispatch(waiting):
                     return
@@ -187,17 +198,17 @@ class Campaign:
         return min(left, initial if initial > 0 else search.batch)
 
     def _done(self) -> bool:
-        return not self._history.open and self._spent()
+        """Whether nothing is left to do; hours that are spent leave proposed trials undone."""
+        return self._late() or (not self._history.open and self._spent())
 
     def _spent(self) -> bool:
-        """Whether the campaign ends here: no budget, or nothing left in the space to try."""
-        budget = self._config.budget
-        hours = self._history.active_seconds / 3600
-        return (
-            self._exhausted
-            or len(self._history.trials) >= budget.trials
-            or (budget.hours is not None and hours >= budget.hours)
-        )
+        """Whether nothing more is proposed: no trials left, or nothing in the space to try."""
+        return self._exhausted or len(self._history.trials) >= self._config.budget.trials
+
+    def _late(self) -> bool:
+        """Whether the hours of the budget are spent."""
+        hours = self._config.budget.hours
+        return hours is not None and self._history.active_seconds >= hours * 3600
 
     def _propose(self, q: int) -> None:
         """Propose q candidates and record them together, so that a resumed campaign sees all."""
@@ -234,8 +245,22 @@ class Campaign:
         return True
 
     def _take(self, result: EvaluationResult) -> None:
-        """Record a result; a failure of a kind that may pass is tried again."""
+        """Record a result; a failure of a kind that may pass is tried again.
+
+        Raises:
+            Fault: workers cannot open what they need; no trial is to pay for that.
+        """
         self._running.discard(result.trial)
+        if result.failure is not None and result.failure.kind == "loading_error":
+            self._record(result.trial, "failed", {**asdict(result.failure), "final": False})
+            self._unloadable += 1
+            if self._unloadable > self._config.pool.retries:
+                raise Fault(
+                    f"workers cannot load: {result.failure.message}",
+                    f"the state is safe; when it is mended: mmmo resume {self._config.name}",
+                )
+            return
+        self._unloadable = 0
         if result.failure is None:
             payload = completed(result)
             self._account.work_s += sum(s for part, s in result.timings.items() if part != "load_s")
@@ -266,7 +291,7 @@ class Campaign:
 
     def _verify_facts(self) -> None:
         """The same weights and the same items as when the campaign was created."""
-        now = Preflight(self._config).facts
+        now = self._facts or Preflight(self._config, thorough=False).facts
         if not self._history.has_facts:  # killed between creation and its first event
             self._store.append(self._lease, None, "created", now.document())
         elif changes := list(self._history.facts.changes(now)):

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmmo.errors import EXIT_DONE, EXIT_INTERRUPTED, MmmoError, UserError
+from mmmo.errors import EXIT_DONE, EXIT_INTERRUPTED, Fault, MmmoError, UserError
 
 if TYPE_CHECKING:
     from mmmo.config import CampaignConfig
     from mmmo.history import History
+    from mmmo.preflight import Facts
     from mmmo.store import Store
 
 DEFAULT_STORE = "sqlite:///runs/mmmo.db"
@@ -75,8 +76,10 @@ def launch(file: File, store: StoreUrl = None) -> None:
 
     config = load(file)
     opened = _store(store, config)
-    create(opened, config)
-    _run(opened, config)
+    preflight = create(opened, config)
+    if preflight is not None:
+        _warn(preflight.warnings)
+    _run(opened, config, preflight.facts if preflight else None)
 
 
 @app.command()
@@ -229,13 +232,13 @@ def _changed(config: CampaignConfig, trials: int | None, workers: int | None) ->
     return config.model_copy(update={"budget": budget, "pool": pool})
 
 
-def _run(store: Store, config: CampaignConfig) -> None:
+def _run(store: Store, config: CampaignConfig, facts: Facts | None = None) -> None:
     from mmmo.campaign import Campaign
     from mmmo.progress import ProgressDisplay
     from mmmo.views import ending_lines
 
     with ProgressDisplay() as display:
-        campaign = Campaign(store, config, RUNS, display)
+        campaign = Campaign(store, config, RUNS, display, facts)
         try:
             history = campaign.run()
         except KeyboardInterrupt:
@@ -243,6 +246,8 @@ def _run(store: Store, config: CampaignConfig) -> None:
     print("\n".join(ending_lines(history)))
     if campaign.interrupted:
         _interrupted(config.name, "running trials were finished")
+    if history.finished is not None and not history.completed:
+        raise Fault(f"no trial of {config.name!r} completed", f"see mmmo trials {config.name}")
 
 
 def _interrupted(name: str, what: str) -> None:
@@ -261,6 +266,7 @@ def _warn(warnings: list[str]) -> None:
 
 def main() -> None:
     """Run a verb; turn every error that a user can cause into one line and an exit code."""
+    sys.path.append(os.getcwd())  # where a user's own `module:Class` may lie
     try:
         code = app(prog_name="mmmo", standalone_mode=False)
     except MmmoError as error:

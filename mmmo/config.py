@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from evaluators.benchmarks.data import DataOptions
+from evaluators.benchmarks.rows import is_file
 from evaluators.benchmarks.table import options_of
 from evaluators.merging.methods import METHODS, Method
 from evaluators.recipe import DType, ModelRef
@@ -224,7 +225,8 @@ class CampaignConfig(Strict):
 
 
 def load(path: Path) -> CampaignConfig:
-    """Read and check a campaign file; relative paths in it are relative to the file.
+    """Read and check a campaign file; sources and data in it are relative to the file,
+    `store` is relative to where the command runs.
 
     Raises:
         UserError: the file cannot be read, or is no YAML (line and column are named).
@@ -254,30 +256,35 @@ def parse(raw: Mapping[str, Any], folder: Path) -> CampaignConfig:
 
 
 def _absolute(config: CampaignConfig, folder: Path) -> CampaignConfig:
-    """Resolve what is a path beside the file; leave hub ids and absolute paths as they are."""
+    """Resolve what is a path beside the file; leave hub ids as they are."""
 
-    def resolve(text: str) -> str:
+    def source(text: str) -> str:
         path, at, revision = text.partition("@")
         here = folder / Path(path).expanduser()
-        looks_local = path.startswith((".", "/", "~")) or here.exists() or here.suffix != ""
-        return f"{here.resolve()}{at}{revision}" if looks_local else text
+        local = path.startswith((".", "/", "~")) or here.exists()
+        return f"{here.resolve()}{at}{revision}" if local else text
 
     sources = SourcesConfig(
-        base=resolve(config.sources.base),
-        experts={name: resolve(path) for name, path in config.sources.experts.items()},
+        base=source(config.sources.base),
+        experts={name: source(path) for name, path in config.sources.experts.items()},
     )
-    benchmarks = {name: _with_paths(b, resolve) for name, b in config.benchmarks.items()}
+    benchmarks = {name: _with_paths(b, folder) for name, b in config.benchmarks.items()}
     return config.model_copy(update={"sources": sources, "benchmarks": benchmarks})
 
 
-def _with_paths(benchmark: BenchmarkConfig, resolve: Callable[[str], str]) -> BenchmarkConfig:
+def _with_paths(benchmark: BenchmarkConfig, folder: Path) -> BenchmarkConfig:
     """Resolve the data files, and the options that the kind declares as paths."""
+
+    def resolve(text: str) -> str:
+        return str((folder / Path(text).expanduser()).resolve())
+
+    update: dict[str, Any] = {}
+    if is_file(benchmark.data):
+        update["data"] = resolve(benchmark.data)
+        update["held_out"] = resolve(benchmark.held_out) if benchmark.held_out else None
     paths = _path_fields(options_of(benchmark.kind))
     options = {k: resolve(v) if k in paths else v for k, v in benchmark.options.items()}
-    held_out = resolve(benchmark.held_out) if benchmark.held_out else None
-    return benchmark.model_copy(
-        update={"data": resolve(benchmark.data), "held_out": held_out, "options": options}
-    )
+    return benchmark.model_copy(update={**update, "options": options})
 
 
 def _path_fields(options: type[BaseModel]) -> set[str]:

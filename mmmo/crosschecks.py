@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 BENCHMARK_KEYS = frozenset({"kind", "options", *DataOptions.model_fields})
 """Keys that stand under a benchmark itself; all others stand under its `options`."""
 
+_TIMED = {"load", "merge"}
+"""Parts of a trial that are timed beside its benchmarks."""
+
 
 def cross_checks(config: CampaignConfig) -> list[str]:
     """Mistakes that only show when keys are read together."""
@@ -34,6 +37,8 @@ def cross_checks(config: CampaignConfig) -> list[str]:
         if objective.benchmark is not None and objective.benchmark not in config.benchmarks:
             where = f"objectives.{name}.benchmark"
             problems.append(complaint(where, objective.benchmark, config.benchmarks))
+    for name in _TIMED & set(config.benchmarks):
+        problems.append(f"benchmarks.{name}: found a name that timings use, allowed: any other")
     for i, constraint in enumerate(config.constraints):
         if constraint.objective not in config.objectives:
             where = f"constraints.{i}"
@@ -74,7 +79,9 @@ def _parameter_problems(config: CampaignConfig) -> list[str]:
 def _setting_problems(where: str, setting: Setting, spec: Parameter) -> list[str]:
     if spec.choices is not None:
         values = setting.options if isinstance(setting, Choice) else (setting,)
-        wrong = [v for v in values if v not in spec.choices]
+        # `1` is no `true` here, though Python finds them equal.
+        allowed_values = {(type(choice), choice) for choice in spec.choices}
+        wrong = [v for v in values if (type(v), v) not in allowed_values]
         allowed = ", ".join(_plain(c) for c in spec.choices)
         return [f"{where}: found {_plain(v)}, allowed: {allowed}" for v in wrong]
     low, high = spec.domain or (-math.inf, math.inf)

@@ -37,7 +37,7 @@ benchmarks:                    # each has a search split and a held-out split th
 objectives:                    # the goal (larger or smaller is better) follows the metric
   maths: {benchmark: sums}
   code:  {benchmark: python}
-  # sparsity: {measure: delta_l1}   # mean |change| per parameter: known from the recipe, exact
+  # sparsity: {measure: delta_l1}   # mean |change| per parameter, known from the recipe
   # `reference: 0.1` sets the worst value that still counts in the hypervolume
 
 # constraints: ["maths >= 0.2"]

@@ -49,7 +49,7 @@ def front_figures(history: History) -> list[Figure]:
 
 
 def hypervolume_figure(history: History) -> Figure | None:
-    """How the hypervolume grew, and what the sources and plain averages reach alone."""
+    """How the hypervolume grew, and what the sources and plain merges reach alone."""
     pareto = history.pareto
     if not pareto.trials:
         return None
@@ -74,10 +74,10 @@ def hypervolume_figure(history: History) -> Figure | None:
             {
                 "type": "scatter",
                 "mode": "lines",
-                "name": "sources and plain averages alone",
+                "name": "sources and plain merges alone",
                 "x": [counts[0], counts[-1]],
                 "y": [alone, alone],
-                "hovertemplate": "sources and plain averages: %{y:.5g}<extra></extra>",
+                "hovertemplate": "sources and plain merges: %{y:.5g}<extra></extra>",
                 "line": {"color": ANCHOR, "width": 1.5, "dash": "dash"},
             }
         )
@@ -141,7 +141,7 @@ def _groups(
     if names:
         trials = [history.trials[number] for number in names]
         yield points(trials, ANCHOR) | {
-            "name": "sources and plain averages",
+            "name": "sources and plain merges",
             "mode": "markers+text",
             "texttemplate": "%{customdata}",
             "customdata": [escape(_short(names[t.number])) for t in trials],

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from mmmo.anchors import anchors
 from mmmo.config import BudgetConfig, CampaignConfig, PoolConfig
 from mmmo.errors import StoreError
 from mmmo.pareto import ParetoSet
@@ -105,8 +106,9 @@ class History:
 
     @property
     def anchors(self) -> dict[int, str]:
-        """Completed trials that are a source, a plain average or plain task arithmetic, by name."""
-        names = {recipe.key: name for name, recipe in SearchSpace(self.config).anchors().items()}
+        """Completed trials that somebody would have tried by hand: number → the anchor's name."""
+        space = SearchSpace(self.config)
+        names = {space.decode(x).key: name for name, x in anchors(space).items()}
         found: dict[int, str] = {}
         for trial in sorted(self.completed, key=lambda t: t.number):
             if trial.key in names and names[trial.key] not in found.values():

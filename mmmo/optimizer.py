@@ -25,7 +25,8 @@ from ax.generation_strategy.generation_strategy import GenerationStrategy
 from ax.utils.common.logger import set_ax_logger_levels
 
 from acquisition.strategy import KnownObjective, Observations, Proposal, Strategy
-from mmmo.config import CampaignConfig
+from mmmo.anchors import anchors
+from mmmo.config import CampaignConfig, Constraint
 from mmmo.errors import Fault
 from mmmo.records import Objective, Trial, observations
 from mmmo.space import SearchSpace
@@ -89,7 +90,7 @@ class Optimizer:
     ) -> None:
         self._config, self._space, self._objectives = config, space, tuple(objectives)
         self._known = [_signed(o, delta_l1) for o in objectives]
-        self._anchors = [space.encode(recipe) for recipe in space.anchors().values()]
+        self._anchors = list(anchors(space).values())
         self._node = StrategyNode(build_strategy(config.search), config.seed)
         self._client = self._new_client()
         self._states: dict[int, str] = {}
@@ -135,11 +136,23 @@ class Optimizer:
                 f"{'-' if o.sign < 0 else ''}{metrics[o.name]}" for o in self._objectives
             ),
             outcome_constraints=[
-                f"{metrics[c.objective]} {c.sign} {c.bound!r}" for c in self._config.constraints
+                f"{metrics[name]} {c.sign} {c.bound!r}" for name, c in self._thresholds().items()
             ],
         )
         client.set_generation_strategy(GenerationStrategy(name="mmmo", nodes=[self._node]))
         return client
+
+    def _thresholds(self) -> dict[str, Constraint]:
+        """The tightest constraint of each objective, as Ax takes no more, and none for a single
+        objective. Strategies and the front heed all of them.
+        """
+        tightest: dict[str, Constraint] = {}
+        if len(self._objectives) > 1:
+            for c in self._config.constraints:  # all bound the side that the goal improves
+                now = tightest.get(c.objective)
+                if now is None or (c.bound > now.bound) == (c.sign == ">="):
+                    tightest[c.objective] = c
+        return tightest
 
     def _follow(self, trials: Mapping[int, Trial]) -> None:
         """Bring Ax's experiment to the state of our trials."""

@@ -60,20 +60,27 @@ class Facts:
 
 
 class Preflight:
-    """Opens what a campaign needs and looks at it; nothing is run, nothing is written."""
+    """Opens what a campaign needs and looks at it; nothing is run, nothing is written.
 
-    def __init__(self, config: CampaignConfig) -> None:
+    Args:
+        thorough: look at everything; else only open sources and benchmarks, for a campaign that
+            passed before.
+    """
+
+    def __init__(self, config: CampaignConfig, thorough: bool = True) -> None:
         self.config = config
         self.errors: list[str] = []
         self.warnings: list[str] = []
         self.notes: list[str] = []
         self._benchmarks = dict(self._open_benchmarks())
-        self._look_at_space()
-        self._look_at_strategy()
-        self._look_at_store()
-        self._look_at_device()
-        self._sources = self._look_at_sources()
-        if not self.errors:
+        self._checkpoints = dict(self._open_checkpoints())
+        if thorough:
+            self._look_at_space()
+            self._look_at_strategy()
+            self._look_at_store()
+            self._look_at_device()
+            self._look_at_sources()
+        if thorough and not self.errors:
             self._check_constraints()
 
     @cached_property
@@ -87,7 +94,7 @@ class Preflight:
             raise Problems(self.errors)
         return Facts(
             objectives=self.objectives,
-            sources={name: c.digest for name, c in self._checkpoints().items()},
+            sources={name: c.digest for name, c in self._checkpoints.items()},
             items={
                 name: {"search": b.size("search"), "held_out": b.size("held_out")}
                 for name, b in self._benchmarks.items()
@@ -165,13 +172,13 @@ class Preflight:
                 f"{device.type} device(s)"
             )
 
-    def _look_at_sources(self) -> Any:
+    def _look_at_sources(self) -> None:
         from evaluators.sources import Sources, estimate, inspect_sources
 
-        opened = dict(self._open_checkpoints())
-        if len(opened) <= len(self.config.sources.experts):
-            return None
-        sources = Sources(opened.pop("base"), opened)
+        if len(self._checkpoints) <= len(self.config.sources.experts):
+            return  # one could not be opened, which was said
+        experts = {name: self._checkpoints[name] for name in self.config.sources.experts}
+        sources = Sources(self._checkpoints["base"], experts)
         for finding in inspect_sources(sources):
             kind = self.errors if finding.level == "error" else self.warnings
             kind.append(f"sources.{finding.where}: {finding.message}")
@@ -181,7 +188,6 @@ class Preflight:
             f"memory: about {_size(needed.memory_bytes)} for {self.config.pool.workers} worker(s); "
             f"disk: {_size(needed.disk_bytes_per_export)} per exported model"
         )
-        return sources
 
     def _open_checkpoints(self) -> Iterator[tuple[str, Checkpoint]]:
         """Base and experts, as far as they can be opened and their tokenizers read."""
@@ -204,9 +210,6 @@ class Preflight:
             Blocks(names, self.config.merge.layer_groups, self.config.merge.filters)
         except ValueError as error:
             self.errors.append(f"merge.{error}")
-
-    def _checkpoints(self) -> Mapping[str, Any]:
-        return {"base": self._sources.base, **self._sources.experts}
 
     def _check_constraints(self) -> None:
         goals = {o.name: o for o in self.objectives}

@@ -92,7 +92,7 @@ class _Report:
         )
         yield tile(str(len(pareto.front)), "on the front: no other trial beats them everywhere")
         alone = pareto.hypervolume(list(history.anchors))
-        beside = f"; sources and plain averages alone {alone:.4g}" if alone else ""
+        beside = f"; sources and plain merges alone {alone:.4g}" if alone else ""
         yield tile(f"{pareto.hypervolume():.4g}", f"hypervolume{beside}")
         yield tile(_duration(history.active_seconds), "in all sessions")
 
@@ -136,7 +136,7 @@ class _Report:
             return section("Front", empty("No trial is completed yet."))
         note = (
             "Every axis improves to the right and upwards. Bars: ± one standard error on the "
-            "search items. Diamonds: the sources, plain averages and plain task arithmetic (TA). "
+            "search items. Diamonds: the sources and plain merges (TA: task arithmetic). "
             "Trials that are far worse than all of these lie outside; drag an axis to see them."
         )
         return section("Front", self._grid("front", figures), note)

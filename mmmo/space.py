@@ -93,6 +93,7 @@ class SearchSpace:
         self._base, self._experts = config.sources.refs()
         self._seed = config.seed
         self.methods = tuple(config.merge.methods)
+        self.experts = tuple(self._experts)
         self.dimensions: tuple[Dimension, ...] = tuple(self._list_dimensions())
         last = self.dimensions[-1] if self.dimensions else None
         self.size = last.start + last.width if last else 0
@@ -106,7 +107,7 @@ class SearchSpace:
         """The recipe of a point `x` of `size` numbers in [0, 1]."""
         values = {(d.owner, d.parameter, d.block): d.read(x) for d in self.dimensions}
         method = str(values.get((WHOLE, METHOD, None), self.methods[0]))
-        return self._recipe(method, lambda owner, name, block, _: values.get((owner, name, block)))
+        return self.recipe(method, lambda owner, name, block, _: values.get((owner, name, block)))
 
     def encode(self, recipe: MergeRecipe) -> list[float]:
         """The point that decodes to this recipe; one half where nothing depends on it.
@@ -148,21 +149,31 @@ class SearchSpace:
             X[..., d.start : d.start + d.width] = torch.where(active.unsqueeze(-1), cells, 0.5)
         return X
 
-    def anchors(self) -> dict[str, MergeRecipe]:
-        """Recipes worth trying first, as far as the space holds them, by name: each single expert,
-        the uniform average, task arithmetic at 0.5 and 1.0, the base.
-        """
-        wishes = self._pair_wishes() if METHODS[self.methods[0]].pairwise else self._wishes()
-        found: dict[str, MergeRecipe] = {}
-        for name, wish in wishes.items():
-            recipe = self._recipe(self.methods[0], wish)
-            if (
-                self._granted(wish)
-                and self._holds(recipe)
-                and recipe.key not in {r.key for r in found.values()}
-            ):
-                found[name] = recipe
-        return found
+    def recipe(self, method: str, choose: Chooser) -> MergeRecipe:
+        """A recipe whose searched values come from `choose`, the others from the file."""
+        parameters: dict[str, dict[str, Value]] = {}
+        for spec in METHODS[method].parameters:
+            for owner in self._experts if spec.scope == "expert" else [WHOLE]:
+                value = self._chosen(owner, spec, self._setting(owner, spec), choose)
+                parameters.setdefault(owner, {})[spec.name] = value
+        return MergeRecipe(
+            method=method,
+            base=self._base,
+            experts=self._experts,
+            parameters=parameters,
+            layer_groups=self._merge.layer_groups,
+            filters=self._merge.filters,
+            dtype=self._merge.dtype,
+            seed=self._seed,
+        )
+
+    def chosen_by_default(self, method: str, name: str) -> float | bool | str | None:
+        """What a choice of the operator is where nobody chooses; None if it has no such choice."""
+        spec = METHODS[method].parameter(name)
+        if spec is None:
+            return None
+        setting = self._setting(WHOLE, spec)
+        return _default(spec, setting) if isinstance(setting, Range | Choice) else setting
 
     def known_delta_l1(self, probe: Probe) -> Callable[[Tensor], Tensor] | None:
         """Mean |delta| per parameter as a function of `... x size` points, or None where something
@@ -219,25 +230,6 @@ class SearchSpace:
             return written
         return Range(low=spec.search[0], high=spec.search[1]) if spec.search else spec.default
 
-    def _recipe(self, method: str, choose: Chooser) -> MergeRecipe:
-        """A recipe whose searched values come from `choose`, the others from the file."""
-        parameters: dict[str, dict[str, Value]] = {}
-        for spec in METHODS[method].parameters:
-            for owner in self._experts if spec.scope == "expert" else [WHOLE]:
-                setting = self._setting(owner, spec)
-                value = self._chosen(owner, spec, setting, choose)
-                parameters.setdefault(owner, {})[spec.name] = value
-        return MergeRecipe(
-            method=method,
-            base=self._base,
-            experts=self._experts,
-            parameters=parameters,
-            layer_groups=self._merge.layer_groups,
-            filters=self._merge.filters,
-            dtype=self._merge.dtype,
-            seed=self._seed,
-        )
-
     def _chosen(self, owner: str, spec: Parameter, setting: Setting, choose: Chooser) -> Value:
         if not isinstance(setting, Range | Choice):
             return setting
@@ -249,55 +241,6 @@ class SearchSpace:
         groups = self._merge.layer_groups
         numbers = [float(cell) for cell in cells]
         return tuple(tuple(numbers[row : row + groups]) for row in range(0, len(numbers), groups))
-
-    def _wishes(self) -> dict[str, Chooser]:
-        def with_weights(weights: Mapping[str, float]) -> Chooser:
-            def choose(
-                owner: str, name: str, block: Block, spec: Parameter
-            ) -> float | bool | str | None:
-                if name == "weight":
-                    return weights[owner]
-                return None if spec.choices else spec.default
-
-            return choose
-
-        each = {k: 1 / len(self._experts) for k in self._experts}
-        wishes = {
-            f"expert {k}": with_weights({j: float(j == k) for j in self._experts})
-            for k in self._experts
-        }
-        wishes["uniform average"] = with_weights(each)
-        for scale in (0.5, 1.0):
-            wishes[f"task arithmetic {scale}"] = with_weights(dict.fromkeys(self._experts, scale))
-        wishes["base"] = with_weights(dict.fromkeys(self._experts, 0.0))
-        return wishes
-
-    def _pair_wishes(self) -> dict[str, Chooser]:
-        def at(t: float) -> Chooser:
-            return lambda owner, name, block, spec: t if name == "t" else None
-
-        first, *second = self._experts
-        ends = (
-            ("base", f"expert {first}")
-            if not second
-            else tuple(f"expert {k}" for k in self._experts)
-        )
-        return {ends[1]: at(1.0), ends[0]: at(0.0), "half way": at(0.5)}
-
-    def _granted(self, wish: Chooser) -> bool:
-        """Whether the numbers that the file fixes are the ones wished for."""
-        for spec in METHODS[self.methods[0]].parameters:
-            for owner in self._experts if spec.scope == "expert" else [WHOLE]:
-                setting = self._setting(owner, spec)
-                if isinstance(setting, float) and wish(owner, spec.name, None, spec) != setting:
-                    return False
-        return True
-
-    def _holds(self, recipe: MergeRecipe) -> bool:
-        try:
-            return self.decode(self.encode(recipe)).parameters == recipe.parameters
-        except ValueError:
-            return False
 
     def _tensors(
         self, method: str, X: Tensor

@@ -233,7 +233,11 @@ class Store:
 
     def _unknown(self, name: str, names: Sequence[str]) -> StoreError:
         near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "`mmmo status` lists the campaigns"
+        hint = (
+            f"did you mean {near[0]!r}?"
+            if near
+            else "`mmmo status` lists them; MMMO_STORE or --store names another store"
+        )
         return StoreError(f"store {self._database.name}: no campaign {name!r}", hint)
 
     def _renew(self, lease: Lease) -> bool:

@@ -28,8 +28,8 @@ def status_document(history: History) -> dict[str, Any]:
         "front": [t.number for t in history.pareto.front] if started else [],
         "hypervolume": history.pareto.hypervolume() if started else 0.0,
         "hypervolume_of_anchors": history.pareto.hypervolume(list(history.anchors))
-        if started
-        else 0.0,
+        if started and history.anchors
+        else None,
         "time": dict(history.finished) if history.finished else None,
     }
 
@@ -38,11 +38,12 @@ def status_lines(document: dict[str, Any]) -> list[str]:
     """The same for people."""
     trials = document["trials"]
     counts = ", ".join(f"{n} {state}" for state, n in trials.items() if n)
+    alone = document["hypervolume_of_anchors"]
+    beside = f" (sources and plain merges alone: {alone:.6g})" if alone is not None else ""
     return [
         f"{document['name']}: {document['state']}, {counts or 'no trials'} "
         f"of {document['budget']['trials']}; front {len(document['front'])}, "
-        f"hypervolume {document['hypervolume']:.6g} (sources and plain averages alone: "
-        f"{document['hypervolume_of_anchors']:.6g}); {document['active_seconds']:.0f} s"
+        f"hypervolume {document['hypervolume']:.6g}{beside}; {document['active_seconds']:.0f} s"
     ]
 
 

@@ -38,8 +38,8 @@ def main() -> int:
     total = sum(seconds.values())
     phases = ", ".join(f"{phase} {spent:.0f} s" for phase, spent in seconds.items())
     print(f"{phases}; {total:.0f} s in all")
-    if verbs:
-        overhead = _overhead()
+    if seconds.get("launch", 0.0) >= (spent := _campaign_time())["wall_s"] > 0.0:
+        overhead = spent["wall_s"] - spent["work_s"] / spent["workers"]
         print(
             f"the campaign's own overhead (its wall time but merging and scoring): "
             f"{overhead:.0f} s, {overhead / total:.0%} of all"
@@ -47,12 +47,12 @@ def main() -> int:
     return 0
 
 
-def _overhead() -> float:
-    """Seconds of the last session's wall time in which the workers neither merged nor scored."""
+def _campaign_time() -> dict[str, float]:
+    """Where the time of the session that finished the campaign went; zeros if none did."""
     status = [sys.executable, "-m", "mmmo", "status", "quickstart", "--json"]
-    shown = subprocess.run(status, check=True, capture_output=True, text=True).stdout
-    spent = json.loads(shown)["time"]
-    return float(spent["wall_s"] - spent["work_s"] / spent["workers"])
+    shown = subprocess.run(status, check=False, capture_output=True, text=True)
+    time_spent = json.loads(shown.stdout)["time"] if shown.returncode == 0 else None
+    return dict(time_spent or {"wall_s": 0.0})
 
 
 def _build() -> float:

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 from safetensors.numpy import load_file, save_file
-from terminals import Terminal
+from terminals import Terminal, children
 from transformers import AutoModelForImageClassification
 
 from evaluators.benchmarks.benchmark import score
@@ -268,3 +268,39 @@ def test_the_report_is_one_file_that_needs_no_other(finished: Terminal, exported
     assert html.lstrip().lower().startswith("<!doctype html>")
     assert "<script src=" not in html
     assert "<link" not in html
+
+
+def test_hours_end_a_campaign_with_trials_left(
+    digits: dict[str, Any], terminal: Callable[..., Terminal]
+) -> None:
+    opened = terminal(budget={"trials": 12, "hours": 1e-6})  # spent when the first are proposed
+    opened.run("launch", "campaign.yaml", code=1)
+    assert {t.state for t in opened.history().trials.values()} == {"proposed"}
+    assert opened.read("status", "digits")["state"] == "finished"
+    opened.write({**digits, "budget": {"trials": 12}})
+    opened.run("launch", "campaign.yaml")
+    assert opened.read("status", "digits")["trials"]["completed"] == 12
+
+
+def test_workers_that_cannot_load_cost_no_trial(
+    digits: dict[str, Any], terminal: Callable[..., Terminal], tmp_path: Path
+) -> None:
+    sources = {"base": str(tmp_path / "base"), "experts": {}}
+    shutil.copytree(digits["sources"]["base"], sources["base"])
+    for name, folder in digits["sources"]["experts"].items():
+        sources["experts"][name] = shutil.copytree(folder, str(tmp_path / name))
+    opened = terminal(
+        sources=sources,
+        search={"strategy": "sobol"},
+        budget={"trials": 200},
+        pool={"executor": "process", "workers": 1},
+    )
+    with opened.start("launch", "campaign.yaml") as running:
+        opened.wait_for("completed", 2, running)
+        (tmp_path / "upright").rename(tmp_path / "elsewhere")
+        os.kill(children(running.pid)[0], signal.SIGKILL)
+        assert running.wait(60) == 1
+    assert {t.state for t in opened.history().trials.values()} <= {"completed", "proposed"}
+    (tmp_path / "elsewhere").rename(tmp_path / "upright")
+    opened.run("resume", "digits")
+    assert opened.read("status", "digits")["trials"]["completed"] == 200

@@ -243,9 +243,9 @@ def test_every_mistake_of_the_preflight_has_its_line(
     lines = command_line.complaints("check", "campaign.yaml")
     assert [line.split(":")[0] for line in lines] == [
         "benchmarks.sums",
-        "search.options",
         "sources.maths",
         "sources.code",
+        "search.options",
     ]
 
 

@@ -76,7 +76,7 @@ def test_wrong_arguments(
 @pytest.mark.parametrize("verb", READING)
 def test_campaigns_that_are_not_there(verb: str, world: Path, command_line: CommandLine) -> None:
     line = command_line.complaint(verb, "nobody")
-    assert "no campaign 'nobody'; `mmmo status` lists the campaigns" in line
+    assert "no campaign 'nobody'; `mmmo status` lists them" in line
     assert not (world / "runs").exists()
 
 

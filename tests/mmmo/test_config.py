@@ -295,3 +295,25 @@ def test_yaml_mistakes_have_line_and_column(
         yaml_of(tmp_path, text)
     (said,) = caught.value.lines()
     assert said.startswith(f"{tmp_path / 'a.yaml'}: line {line}, column {column}: ")
+
+
+@pytest.mark.parametrize("hub_id", ["Qwen/Qwen2.5-0.5B", "meta-llama/Llama-3.1-8B@main"])
+def test_a_dot_makes_no_file_of_a_hub_id(hub_id: str, tmp_path: Path) -> None:
+    sources = {"base": hub_id, "experts": {"maths": "./maths"}}
+    config = parse(campaign(sources=sources), tmp_path)
+    assert config.sources.base == hub_id
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_number_is_no_truth_value(number: int) -> None:
+    merge = {"method": "ties", "normalize": number}
+    with pytest.raises(Problems, match=r"merge.normalize: found .*, allowed: true, false"):
+        parse(campaign(merge=merge), Path("/nowhere"))
+
+
+@pytest.mark.parametrize("name", ["load", "merge"])
+def test_a_benchmark_is_not_named_as_another_part_of_a_trial(name: str) -> None:
+    raw = campaign(objectives={"code": {"benchmark": name}})
+    raw["benchmarks"] = {name: raw["benchmarks"]["python"]}
+    with pytest.raises(Problems, match=f"benchmarks.{name}: found a name that timings use"):
+        parse(raw, Path("/nowhere"))

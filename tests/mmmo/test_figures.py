@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from histories import Scribe, nll_of_40, right_of_40
 
+from mmmo.anchors import anchors
 from mmmo.figures import front_figures, held_out_figures, hypervolume_figure
 from mmmo.held_out import HeldOut, held_out_scores
 from mmmo.parallel import parameter_figure
@@ -20,7 +21,7 @@ TWO = ("maths", "code")
 def scribe(folder: Path) -> Scribe:
     """Trial 0 is a single expert; 0 and 2 are the front: 1 is worse than 2, 3 failed."""
     written = Scribe(folder, TWO)
-    anchor = written.space.encode(written.space.anchors()["expert code"])
+    anchor = anchors(written.space)["expert code"]
     written.complete(0, anchor, 10, 1.0, origin="anchor")
     written.complete(1, [0.5] * 6, 20, 2.5)
     written.complete(2, [0.25, 0.5, 1.0, 0.0, 0.5, 1.0], 30, 2.0)
@@ -65,7 +66,7 @@ def test_trials_far_off_do_not_set_the_scale(tmp_path: Path) -> None:
 def test_sources_are_reference_points(tmp_path: Path) -> None:
     history = scribe(tmp_path).history()
     assert history.anchors == {0: "expert code"}
-    marked = traces(front_figures(history)[0])["sources and plain averages"]
+    marked = traces(front_figures(history)[0])["sources and plain merges"]
     assert (marked["x"], marked["customdata"]) == ([0.25], ["code"])
     assert marked["y"] == pytest.approx([1.0])
 
@@ -77,7 +78,7 @@ def test_the_hypervolume_grows_and_is_compared(tmp_path: Path) -> None:
     alone = 0.05 * 1.1
     assert drawn["all trials"]["x"] == [1, 2, 3]
     assert drawn["all trials"]["y"] == pytest.approx([alone, alone, alone + 0.5 * 0.1])
-    plain = drawn["sources and plain averages alone"]["y"]
+    plain = drawn["sources and plain merges alone"]["y"]
     assert plain == pytest.approx([alone, alone])
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from histories import Scribe, nll_of_40, right_of_40
 
+from mmmo.anchors import anchors
 from mmmo.errors import StoreError, UserError
 from mmmo.history import History
 from mmmo.records import Objective, stored_score
@@ -58,7 +59,7 @@ def report(written: Scribe, folder: Path) -> Reader:
 
 def test_the_report_holds_everything_and_fetches_nothing(tmp_path: Path) -> None:
     written = Scribe(tmp_path)
-    anchor = written.space.encode(written.space.anchors()["expert code"])
+    anchor = anchors(written.space)["expert code"]
     written.complete(0, anchor, 10, 1.0, origin="anchor")
     key = written.complete(1, [0.5] * 6, 20, 0.5)
     written.fail(2, [0.1] * 6, "timeout", "the worker did not finish in time")

@@ -137,43 +137,6 @@ def test_inactive_parameters_do_not_matter() -> None:
     assert s.decode([0.1, 0.9, 0.1, *x[3:]]).key != s.decode([0.1, 0.9, 0.1, *y[3:]]).key
 
 
-def test_anchors_are_the_experts_the_average_and_task_arithmetic() -> None:
-    s = space({"method": "task_arithmetic", "weight": {"range": [0.0, 1.5]}})
-    anchors = s.anchors()
-    weights = {
-        name: [recipe.value(k, "weight", 0, 0) for k in recipe.experts]
-        for name, recipe in anchors.items()
-    }
-    third = 1 / 3
-    assert {k: pytest.approx(v) for k, v in weights.items()} == {
-        "expert maths": [1, 0, 0],
-        "expert code": [0, 1, 0],
-        "expert spanish": [0, 0, 1],
-        "uniform average": [third] * 3,
-        "task arithmetic 0.5": [0.5] * 3,
-        "task arithmetic 1.0": [1.0] * 3,
-        "base": [0.0] * 3,
-    }
-
-
-def test_anchors_outside_of_the_space_are_left_out() -> None:
-    assert list(
-        space({"method": "task_arithmetic", "weight": {"range": [0.4, 0.6]}}).anchors()
-    ) == ["task arithmetic 0.5"]
-    fixed = {"method": "ties", "weight": 0.7, "density": {"range": [0.1, 1]}}
-    assert space(fixed).anchors() == {}
-
-
-def test_slerp_anchors_are_its_ends_and_middle() -> None:
-    sources = {"base": "./base", "experts": {"maths": "./maths"}}
-    s = space({"method": "slerp"}, sources=sources)
-    assert {k: r.value(WHOLE, "t", 0, 0) for k, r in s.anchors().items()} == {
-        "expert maths": 1.0,
-        "base": 0.0,
-        "half way": 0.5,
-    }
-
-
 def test_a_recipe_outside_of_the_space_is_refused() -> None:
     s = space({"method": "ties", "weight": {"range": [0, 1]}})
     other = space({"method": "ties", "weight": {"range": [0, 3]}}).decode([1.0] * 6)
