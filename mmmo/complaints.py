@@ -69,7 +69,7 @@ _ALLOWED = {
 }
 """pydantic's kind of error → what is allowed, where its own words are for programmers."""
 
-_INTERNAL = frozenset({"[key]", "function-before[_setting()", "function-before[_constraint()]"})
+_INTERNAL = frozenset({"[key]"})
 
 
 def _line(error: dict[str, Any], model: type[BaseModel], place: Callable[[str], str]) -> str:
