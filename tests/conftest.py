@@ -1,0 +1,8 @@
+"""What all tests share: property tests have no deadline, and CI draws the same examples each time."""
+
+import os
+
+from hypothesis import settings
+
+settings.register_profile("mmmo", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("mmmo")
