@@ -1,4 +1,4 @@
-"""What all tests share: property tests have no deadline, and CI draws the same examples each time."""
+"""What all tests share: property tests have no deadline; CI draws the same examples each time."""
 
 import os
 
