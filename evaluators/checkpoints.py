@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 import transformers
@@ -27,19 +26,10 @@ from transformers import (
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.utils import logging
 
+from evaluators.kinds import ModelKind, kind_of
 from evaluators.tokens import Tokens
 
-Kind = Literal["language_model", "text_classifier", "image_classifier", "encoder"]
-
-_KINDS: dict[str, Kind] = {
-    "ForCausalLM": "language_model",
-    "LMHeadModel": "language_model",
-    "ForSequenceClassification": "text_classifier",
-    "ForImageClassification": "image_classifier",
-}
-"""How `architectures[0]` ends → what the model is; anything else is a bare encoder."""
-
-_AUTO_CLASSES: dict[Kind, str] = {
+_AUTO_CLASSES: dict[ModelKind, str] = {
     "language_model": "AutoModelForCausalLM",
     "text_classifier": "AutoModelForSequenceClassification",
     "image_classifier": "AutoModelForImageClassification",
@@ -60,7 +50,7 @@ class Checkpoint:
     """
 
     model: PreTrainedModel
-    kind: Kind
+    kind: ModelKind
     tokenizer: Tokens | None
     tensors: dict[str, Tensor]
 
@@ -96,13 +86,13 @@ def open_checkpoint(folder: Path, dtype: str, device: str) -> Checkpoint:
     return Checkpoint(model, kind, tokenizer, _live_tensors(model, names, folder))
 
 
-def _kind(config: PreTrainedConfig, folder: Path) -> Kind:
+def _kind(config: PreTrainedConfig, folder: Path) -> ModelKind:
     architectures = config.architectures
     if not architectures:
         raise ModelError(f"{folder}: config.json names no architecture (`architectures`)")
     if config.is_encoder_decoder:
         raise ModelError(f"{folder}: {architectures[0]} has an encoder and a decoder: unsupported")
-    return next((k for end, k in _KINDS.items() if architectures[0].endswith(end)), "encoder")
+    return kind_of(architectures[0])
 
 
 def _tokenizer(config: PreTrainedConfig, folder: Path) -> Tokens:

@@ -19,8 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evaluators.checkpoints import Checkpoint, Kind, ModelError, open_checkpoint
+from evaluators.checkpoints import Checkpoint, ModelError, open_checkpoint
 from evaluators.decoding import accepts, batches, continue_greedily, padded
+from evaluators.kinds import ModelKind
 from evaluators.tokens import Row, Tokens
 
 __all__ = ["Likelihood", "LiveModel", "ModelError", "open_model"]
@@ -153,13 +154,13 @@ class LiveModel:
         """
         return self._per_text(self._tokens("encoder"), texts, batch_tokens, self._mean_state)
 
-    def _tokens(self, kind: Kind) -> Tokens:
+    def _tokens(self, kind: ModelKind) -> Tokens:
         self._require(kind)
         if self._tokenizer is None:
             raise ModelError("the model folder has no tokenizer")
         return self._tokenizer
 
-    def _require(self, kind: Kind) -> None:
+    def _require(self, kind: ModelKind) -> None:
         if self._kind != kind:
             found, needed = self._kind.replace("_", " "), kind.replace("_", " ")
             name = type(self._model).__name__

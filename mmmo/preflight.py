@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from evaluators.benchmarks.benchmark import Benchmark
 from evaluators.benchmarks.rows import DataError
-from evaluators.benchmarks.table import open_benchmark
+from evaluators.benchmarks.table import misfit, open_benchmark
 from evaluators.worker import Workbench
 from mmmo.config import CampaignConfig
 from mmmo.errors import Problems, StoreError
@@ -183,6 +183,7 @@ class Preflight:
             kind = self.errors if finding.level == "error" else self.warnings
             kind.append(f"sources.{finding.where}: {finding.message}")
         self._look_at_blocks(sources.base.names)
+        self._look_at_fit(sources.base)
         needed = estimate(sources, self.config.pool.workers, self.config.merge.dtype)
         self.notes.append(
             f"memory: about {_size(needed.memory_bytes)} for {self.config.pool.workers} worker(s); "
@@ -210,6 +211,13 @@ class Preflight:
             Blocks(names, self.config.merge.layer_groups, self.config.merge.filters)
         except ValueError as error:
             self.errors.append(f"merge.{error}")
+
+    def _look_at_fit(self, base: Checkpoint) -> None:
+        architecture = next(iter(base.config.get("architectures") or [""]))
+        for name in self._benchmarks:
+            spec = self.config.benchmarks[name].spec()
+            if problem := misfit(spec.kind, spec.options, architecture):
+                self.errors.append(f"benchmarks.{name}: {problem}")
 
     def _check_constraints(self) -> None:
         goals = {o.name: o for o in self.objectives}

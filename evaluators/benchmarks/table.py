@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from evaluators.benchmarks.benchmark import Benchmark
+from evaluators.kinds import ModelKind, kind_of
 
 BENCHMARKS: dict[str, str] = {
     "exact_match": "evaluators.benchmarks.exact_match:ExactMatch",
@@ -18,6 +19,26 @@ BENCHMARKS: dict[str, str] = {
     "multiple_choice": "evaluators.benchmarks.multiple_choice:MultipleChoice",
     "classification": "evaluators.benchmarks.classification:Classification",
 }
+
+NEEDS: dict[str, tuple[ModelKind, ...]] = {
+    "exact_match": ("language_model",),
+    "perplexity": ("language_model",),
+    "nll": ("language_model",),
+    "multiple_choice": ("language_model",),
+    "classification": ("text_classifier", "image_classifier", "encoder"),
+}
+"""What a benchmark of the table can score; a user's own class is asked at the first trial."""
+
+
+def misfit(kind: str, options: Mapping[str, Any], architecture: str) -> str:
+    """Say why a benchmark cannot score models of an architecture; "" if it can."""
+    model, needed = kind_of(architecture), NEEDS.get(kind)
+    if needed is not None and model not in needed:
+        allowed = " or ".join(n.replace("_", " ") for n in needed)
+        return f"found {kind!r} for {architecture}, allowed: {kind!r} for a {allowed}"
+    if kind == "classification" and model == "encoder" and options.get("head") is None:
+        return f"found no `head` for {architecture}, allowed: `options: {{head: FILE}}`"
+    return ""
 
 
 def options_of(kind: str) -> type[BaseModel]:

@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from terminals import Terminal
 from torch import Tensor
 
+from evaluators.benchmarks.table import misfit
+
 if TYPE_CHECKING:
     from mistakes import CommandLine
 
@@ -446,3 +448,32 @@ def test_broken_data(kind: str, world: Path, command_line: CommandLine) -> None:
     line = command_line.complaint("check", "campaign.yaml")
     assert line.startswith("benchmarks.sums: ")
     assert says(line, expected)
+
+
+def test_a_benchmark_that_does_not_fit_the_model(world: Path, command_line: CommandLine) -> None:
+    for model in ("base", "maths", "code", "spanish"):
+        config = json.loads((world / model / "config.json").read_text())
+        text = json.dumps({**config, "architectures": ["LlamaModel"]})
+        (world / model / "config.json").write_text(text)
+    lines = command_line.complaints("check", "campaign.yaml")
+    assert lines == [
+        "benchmarks.sums: found 'exact_match' for LlamaModel, "
+        "allowed: 'exact_match' for a language model",
+        "benchmarks.python: found 'nll' for LlamaModel, allowed: 'nll' for a language model",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "architecture", "fits"),
+    [
+        ("nll", {}, "GPT2LMHeadModel", True),
+        ("nll", {}, "BertModel", False),
+        ("classification", {}, "ViTForImageClassification", True),
+        ("classification", {}, "LlamaForCausalLM", False),
+        ("classification", {}, "BertModel", False),
+        ("classification", {"head": "h.safetensors"}, "BertModel", True),
+        ("mine:Own", {}, "BertModel", True),
+    ],
+)
+def test_misfit(kind: str, options: dict[str, str], architecture: str, fits: bool) -> None:
+    assert (misfit(kind, options, architecture) == "") is fits
