@@ -12,7 +12,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-Number = float | int
 Grid = tuple[tuple[float, ...], ...]
 """One value per block: 1 + len(filters) rows × layer_groups columns; the last row is "rest"."""
 

@@ -242,7 +242,7 @@ def _run(store: Store, config: CampaignConfig, facts: Facts | None = None) -> No
         try:
             history = campaign.run()
         except KeyboardInterrupt:
-            _interrupted(config.name, "running trials were abandoned")
+            _interrupted(config.name, "what was running is abandoned")
     print("\n".join(ending_lines(history)))
     if campaign.interrupted:
         _interrupted(config.name, "running trials were finished")

@@ -43,6 +43,7 @@ class History:
         self.finished: Mapping[str, Any] | None = None
         self.stop_requested = False
         self._facts: Facts | None = None
+        self._paused = False
         self._last_event = 0
         self._sessions: list[list[float]] = []
         try:
@@ -122,12 +123,14 @@ class History:
 
     @property
     def state(self) -> str:
-        """`running`, `finished`, `stopped`, or `interrupted`: its process died."""
+        """`running`, `finished`, `stopped` in good order, or `interrupted`: its process died or was
+        told twice to end.
+        """
         if self.store.writer(self.name) is not None:
             return "running"
         if self.finished is not None:
             return "finished"
-        return "stopped" if self.stop_requested or not self._sessions else "interrupted"
+        return "stopped" if self._paused or not self._sessions else "interrupted"
 
     def trial(self, number: int) -> Trial:
         """One trial.
@@ -146,12 +149,13 @@ class History:
             self._facts = Facts.read(event.payload)
         elif event.kind == "started_session":
             self._sessions.append([event.at, event.at])
-            self.stop_requested, self.finished = False, None
+            self.stop_requested, self.finished, self._paused = False, None, False
             self._reconfigure(event.payload)
         elif event.kind == "stop_requested":
             self.stop_requested = True
         elif event.kind == "finished":
             self.finished = event.payload
+        self._paused = event.kind == "paused" or (self._paused and event.kind not in _OF_THE_LOOP)
         if self._sessions and event.kind in _OF_THE_LOOP:
             self._sessions[-1][1] = event.at
 

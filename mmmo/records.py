@@ -74,6 +74,7 @@ class Trial:
         scores: benchmark → measurement on the search split.
         digest: of the merged tensors that were scored.
         failure: kind and message, if it failed.
+        answered_by: the trial of the same recipe whose scores these are, if it was not evaluated.
         origin: which part of the strategy proposed it.
     """
 
@@ -125,6 +126,7 @@ class Trial:
             "origin": self.origin,
             "digest": self.digest,
             "attempts": self.attempts,
+            "answered_by": self.answered_by,
         }
 
 

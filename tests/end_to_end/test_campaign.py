@@ -145,6 +145,7 @@ def test_ctrl_c_finishes_what_is_running(terminal: Callable[..., Terminal]) -> N
     assert "interrupted; running trials were finished, the state is safe: mmmo resume digits" in (
         (opened.folder / "output").read_text()
     )
+    assert opened.read("status", "digits")["state"] == "stopped"
     states = {t.state for t in opened.history().trials.values()}
     assert states <= {"completed", "proposed"}
     assert_resume_completes(opened)
