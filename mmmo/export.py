@@ -14,8 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evaluators.durable import remove_leftovers, whole_folder
 from mmmo.card import model_card
-from mmmo.durable import remove_leftovers, whole_folder
 from mmmo.errors import Fault, Problems, UserError
 from mmmo.exported import MANIFEST, RECIPE, file_digests, read_manifest, recipe_text, verify_export
 from mmmo.front_files import write_front

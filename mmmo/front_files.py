@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from evaluators.durable import write_whole
 from mmmo.card import flat_parameters
-from mmmo.durable import write_whole
 from mmmo.held_out import HeldOut, measurement_document
 from mmmo.history import History
 from mmmo.records import Measurement, Trial

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
+from evaluators.durable import remove_leftovers, write_whole
 from mmmo.card import flat_parameters
-from mmmo.durable import remove_leftovers, write_whole
 from mmmo.errors import UserError
 from mmmo.figures import (
     Figure,

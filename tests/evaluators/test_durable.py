@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from mmmo.durable import remove_leftovers, whole_folder, write_whole
+from evaluators.durable import remove_leftovers, whole_folder, write_whole
 
 WRITER = """
 import sys
 from pathlib import Path
-from mmmo.durable import whole_folder
+from evaluators.durable import whole_folder
 with whole_folder(Path(sys.argv[1])) as folder:
     (folder / "half").write_text("half")
     print("writing", flush=True)
@@ -26,7 +26,7 @@ with whole_folder(Path(sys.argv[1])) as folder:
 REPLACER = """
 import os, sys
 from pathlib import Path
-from mmmo.durable import whole_folder
+from evaluators.durable import whole_folder
 left = int(sys.argv[2])
 def die(event, arguments):
     global left

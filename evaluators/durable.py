@@ -65,7 +65,8 @@ def remove_leftovers(folder: Path) -> None:
     for path in folder.glob(".*.partial-*"):
         process = path.name.rpartition("-")[2]
         if process.isdecimal() and not _is_alive(int(process)):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            # Another process may be removing it, too.
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(True)
 
 
 def _partial(target: Path) -> Path:
