@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from evaluators.merging.stored import SourceError, open_tensors, read_json, tensor_files
-from evaluators.merging.thresholds import dot
+from evaluators.merging.sums import dot
 from evaluators.recipe import DType, ModelRef
 
 __all__ = [

@@ -39,7 +39,7 @@ def anchors(space: SearchSpace) -> dict[str, list[float]]:
 
 def _wishes(space: SearchSpace, method: str) -> Iterator[tuple[str, Numbers]]:
     experts = space.experts
-    if METHODS[method].pairwise:
+    if METHODS[method].parameter("t"):
         ends = ["base", *(f"expert {k}" for k in experts)][-2:]
         yield from ((ends[1], {"t": 1.0}), (ends[0], {"t": 0.0}), ("half way", {"t": 0.5}))
         return

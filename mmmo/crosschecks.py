@@ -28,9 +28,11 @@ def cross_checks(config: CampaignConfig) -> list[str]:
     """Mistakes that only show when keys are read together."""
     problems = _parameter_problems(config)
     for name, method in config.merge.methods.items():
-        if method.pairwise and len(config.sources.experts) > 2:
-            found = len(config.sources.experts)
-            problems.append(f"merge.method: found {found} experts, allowed: 1 or 2 with {name}")
+        found = len(config.sources.experts)
+        if not method.takes(found):
+            problems.append(
+                f"merge.method: found {found} experts, allowed: {method.counts} with {name}"
+            )
     if "base" in config.sources.experts:
         problems.append("sources.experts.base: found 'base', allowed: any name but the base's own")
     for name, objective in config.objectives.items():

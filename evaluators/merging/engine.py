@@ -22,7 +22,8 @@ from evaluators.merging.masks import uniform
 from evaluators.merging.methods import Method
 from evaluators.merging.settings import RecipeError, Settings, checked_method, resolve
 from evaluators.merging.stored import ShardWriter, Spec, combined_digest, tensor_digest
-from evaluators.merging.thresholds import Survey, absolute_sum, survey
+from evaluators.merging.sums import absolute_sum
+from evaluators.merging.thresholds import Survey, survey
 from evaluators.recipe import MergeRecipe
 from evaluators.sources import SourceError, Sources
 
@@ -149,8 +150,6 @@ class MergeEngine:
         settings = plan.settings[name]
         base = self.sources.base.tensor(name).flatten()
         models = [self.sources.experts[expert].tensor(name).flatten() for expert in recipe.experts]
-        if plan.method.pairwise:
-            models = [base, *models][-2:]
         experts = list(recipe.experts)
         n = base.numel()
         found = survey(
@@ -198,16 +197,16 @@ def _operands(
 ) -> Operands:
     """Operands of one block, in float32."""
     trimmed = found.keep.shape[1] == base.numel()
-    weights = settings.experts.get("weight", (1.0,) * len(models))
+    numbers = {k: v for k, v in settings.merge.items() if not isinstance(v, bool | str)}
     return Operands(
         base=base[block].float(),
-        models=torch.stack([model[block].float() for model in models]),
-        weights=torch.tensor(weights, dtype=torch.float32)[:, None],
-        keep=found.keep[:, block] if trimmed else found.keep,
-        rescale=found.rescale,
-        mix=found.mix,
-        scale=torch.tensor([float(settings.merge.get("lambda", 1.0))], dtype=torch.float32),
-        normalize=bool(settings.merge.get("normalize", False)),
+        models=[model[block].float() for model in models],
+        experts={k: [torch.tensor([w]) for w in ws] for k, ws in settings.experts.items()},
+        keep=(found.keep[:, block] if trimmed else found.keep).unbind(),
+        rescale=found.rescale.unbind(),
+        mix=found.mix.unbind(),
+        merge={k: torch.tensor([float(v)]) for k, v in numbers.items()},
+        options={k: v for k, v in settings.merge.items() if isinstance(v, bool | str)},
     )
 
 

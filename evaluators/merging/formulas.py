@@ -1,9 +1,10 @@
-"""The merge operators, every one once, as elementwise functions of one block of one tensor.
+"""The merge operators, every one once, as functions of one block of one tensor.
 
-An operator takes `Operands` and returns the merged block. All that depends on a whole tensor
-(which entries survive, rescale factors, angles) is in the operands already, so that an operator can
+An operator takes `Operands` and returns the merged block. All that depends on a whole tensor (which
+entries survive, rescale factors, coefficients) is in the operands already, so that an operator can
 be applied block by block, in any order, or compiled. Batch dimensions `...` broadcast: the
-acquisition's probe evaluates many recipes at once with the same functions.
+acquisition's probe evaluates many recipes at once with the same functions. An operator that
+`METHODS` calls `whole` sees a whole tensor in its own shape instead, and no batches.
 
 Semantics are those of mergekit 0.1.5. To add an operator: write a function here and list it in
 `METHODS`; the contract test then runs on it.
@@ -11,8 +12,8 @@ Semantics are those of mergekit 0.1.5. To add an operator: write a function here
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,30 +23,43 @@ from torch import Tensor
 class Operands:
     """One block of n elements and K models, in one floating dtype.
 
+    What experts own is a sequence of K tensors, never one stacked tensor: stacking would copy.
+
     Attributes:
         base: `n` block of the base.
-        models: `K x n` blocks of the models to merge.
-        weights: `... x K x 1` (or `... x K x n`).
-        keep: `... x K x n` or `K x 1`: 1 where an entry of a delta survives trimming, else 0.
-        rescale: `... x K x 1`: factor of the surviving entries.
-        mix: `... x 2 x 1`: coefficients of the two models of a pairwise operator.
-        scale: `... x 1`: the parameter lambda.
-        normalize: divide by the sum of weights.
+        models: K `n` blocks of the models to merge.
+        experts: parameter of the experts, such as "weight" → K tensors, `... x 1` (or `... x n`).
+        keep: K `... x n` or `1`: 1 where an entry of a delta survives trimming, else 0.
+        rescale: K `... x 1`: factors of the surviving entries.
+        mix: K + 1 `... x 1` coefficients of base and models (see `Method.mix`), else empty.
+        merge: number of the merge, such as "lambda" or "t" → `... x 1`.
+        options: choice, such as "normalize" → its value.
     """
 
     base: Tensor
-    models: Tensor
-    weights: Tensor
-    keep: Tensor
-    rescale: Tensor
-    mix: Tensor
-    scale: Tensor
-    normalize: bool
+    models: Sequence[Tensor]
+    experts: Mapping[str, Sequence[Tensor]]
+    keep: Sequence[Tensor]
+    rescale: Sequence[Tensor]
+    mix: Sequence[Tensor] = ()
+    merge: Mapping[str, Tensor] = field(default_factory=dict)
+    options: Mapping[str, float | bool | str] = field(default_factory=dict)
 
     @property
-    def weighted(self) -> Tensor:
-        """`... x K x n` weighted deltas of the survivors: w_k · r_k · m_k · (θ_k − θ_0)."""
-        return (self.models - self.base) * self.keep * self.rescale * self.weights
+    def weights(self) -> Sequence[Tensor]:
+        """K `... x 1` weights of the experts."""
+        return self.experts["weight"]
+
+    @property
+    def deltas(self) -> list[Tensor]:
+        """K `... x n` task vectors of the survivors: r_k · m_k · (θ_k − θ_0)."""
+        parts = zip(self.models, self.keep, self.rescale, strict=True)
+        return [(model - self.base) * keep * rescale for model, keep, rescale in parts]
+
+    @property
+    def weighted(self) -> list[Tensor]:
+        """K `... x n` weighted task vectors of the survivors: w_k · r_k · m_k · (θ_k − θ_0)."""
+        return [d * w for d, w in zip(self.deltas, self.weights, strict=True)]
 
 
 Formula = Callable[[Operands], Tensor]
@@ -62,11 +76,11 @@ def linear(x: Operands) -> Tensor:
         `... x n`
     """
     result = torch.zeros_like(x.base)
-    for model, weight in zip(x.models.unbind(-2), x.weights.unbind(-2), strict=True):
+    for model, weight in zip(x.models, x.weights, strict=True):
         result = torch.addcmul(result, model, weight)
-    silent = (x.weights == 0).all(dim=-2)
-    if x.normalize:
-        result = result / torch.where(silent, 1.0, _sum(x.weights))
+    silent = total([(w != 0).to(w.dtype) for w in x.weights]) == 0
+    if x.options["normalize"]:
+        result = result / torch.where(silent, 1.0, total(x.weights))
     return torch.where(silent, x.base, result)
 
 
@@ -78,9 +92,8 @@ def task_arithmetic(x: Operands) -> Tensor:
     Returns:
         `... x n`
     """
-    total = _sum(x.weights)
-    divisor = torch.where(total.abs() < 1e-8, 1.0, total)
-    return _moved(x, _sum(x.weighted), divisor)
+    weight = total(x.weights)
+    return moved(x, total(x.weighted), torch.where(weight.abs() < 1e-8, 1.0, weight))
 
 
 def ties(x: Operands) -> Tensor:
@@ -94,57 +107,38 @@ def ties(x: Operands) -> Tensor:
         `... x n`
     """
     deltas = x.weighted
-    positive = (_sum(deltas) >= 0).unsqueeze(-2)
-    agree = torch.where(positive, deltas > 0, deltas < 0)
-    weight = _sum(x.weights * x.keep * agree)
-    return _moved(x, _sum(torch.where(agree, deltas, 0.0)), torch.where(weight == 0, 1.0, weight))
+    positive = total(deltas) >= 0
+    agree = [torch.where(positive, delta > 0, delta < 0) for delta in deltas]
+    delta = total([torch.where(a, d, 0.0) for a, d in zip(agree, deltas, strict=True)])
+    kept = zip(agree, x.weights, x.keep, strict=True)
+    weight = total([torch.where(a, w * k, 0.0) for a, w, k in kept])
+    return moved(x, delta, torch.where(weight == 0, 1.0, weight))
 
 
-def dare_linear(x: Operands) -> Tensor:
-    """Task arithmetic on randomly trimmed task vectors.
+def combination(x: Operands) -> Tensor:
+    """Linear combination of base and models: Σ_j c_j θ_j, j = 0 … K, coefficients in `mix`.
 
-    Yu et al., "Language models are super Mario" (arXiv 2311.03099), section 3.2.
-
-    Returns:
-        `... x n`
-    """
-    return task_arithmetic(x)
-
-
-def dare_ties(x: Operands) -> Tensor:
-    """TIES with random trimming in place of trimming by magnitude (arXiv 2311.03099, section 3.3).
+    All spherical interpolations are of this kind (see `spherical`).
 
     Returns:
         `... x n`
     """
-    return ties(x)
+    return total([m * c for m, c in zip([x.base, *x.models], x.mix, strict=True)])
 
 
-def slerp(x: Operands) -> Tensor:
-    """Spherical interpolation between two models, which keep their lengths.
-
-    The angle is that between the normalized tensors; `mix` holds sin((1-t)ω)/sin ω and
-    sin(tω)/sin ω (see `thresholds.arc`).
-
-    Returns:
-        `... x n`
-    """
-    return x.mix[..., 0, :] * x.models[0] + x.mix[..., 1, :] * x.models[1]
-
-
-def _moved(x: Operands, delta: Tensor, divisor: Tensor) -> Tensor:
+def moved(x: Operands, delta: Tensor, divisor: Tensor) -> Tensor:
     """Move the base by λ · delta, over the divisor if normalized."""
-    if x.normalize:
+    if x.options["normalize"]:
         delta = delta / divisor
-    return x.base + delta * x.scale
+    return x.base + delta * x.merge["lambda"]
 
 
-def _sum(terms: Tensor) -> Tensor:
-    """Sum over the models, in their order: `... x K x n` → `... x n`.
+def total(terms: Sequence[Tensor]) -> Tensor:
+    """Sum over the models, in their order: K `... x n` → `... x n`.
 
     A reduction may add in another order on another device or for another K; this may not.
     """
-    first, *others = terms.unbind(-2)
+    first, *others = terms
     for term in others:
         first = first + term
     return first

@@ -71,8 +71,7 @@ def differences(recipe: MergeRecipe) -> list[str]:
 def _models(recipe: MergeRecipe) -> list[tuple[str, ModelRef]]:
     """List owner and reference of every model that mergekit has to load, in order."""
     experts = list(recipe.experts.items())
-    pairwise = METHODS[recipe.method].pairwise
-    if recipe.method == "linear" or (pairwise and len(experts) == 2):
+    if recipe.method == "linear" or (recipe.method == "slerp" and len(experts) == 2):
         return experts
     return [(WHOLE, recipe.base), *experts]
 

@@ -32,19 +32,43 @@ class Parameter:
     choices: tuple[bool | str, ...] | None = None
 
 
+Trim = Literal["magnitude", "random", "ranked"]
+
+
 @dataclass(frozen=True)
 class Method:
-    """One merge operator. `formula` is opened with `pkgutil.resolve_name`.
+    """One merge operator. Dotted paths are opened with `pkgutil.resolve_name`.
 
     Attributes:
-        trim: which entries of a task vector its density keeps: the largest, or random ones.
-        pairwise: it merges exactly two models: base and one expert, or two experts.
+        formula: path of an `evaluators.merging.formulas.Formula`.
+        trim: which entries of a task vector its `density` keeps: the largest ("magnitude", of
+            which `gamma` drops the very largest), random ones, or random ones of which larger ones
+            are likelier ("ranked", by `epsilon`).
+        mix: path of an `evaluators.merging.spherical.Mixer`, where the coefficients of a linear
+            combination follow from the angles between the tensors.
+        whole: the formula takes whole tensors in their own shape, not blocks.
+        most: how many experts it takes at most; None = any number.
+        fewest: how many it takes at least.
     """
 
     formula: str
     parameters: tuple[Parameter, ...]
-    trim: Literal["magnitude", "random"] | None = None
-    pairwise: bool = False
+    trim: Trim | None = None
+    mix: str | None = None
+    whole: bool = False
+    fewest: int = 1
+    most: int | None = None
+
+    @property
+    def counts(self) -> str:
+        """How many experts it takes, in words."""
+        if self.most is None:
+            return f"{self.fewest} or more"
+        return " or ".join(map(str, range(self.fewest, self.most + 1)))
+
+    def takes(self, experts: int) -> bool:
+        """Whether it merges so many experts."""
+        return self.fewest <= experts <= (self.most or experts)
 
     def parameter(self, name: str) -> Parameter | None:
         """Look up the parameter of that name, if the operator has it."""
@@ -71,18 +95,19 @@ METHODS: dict[str, Method] = {
         _FORMULAS + "ties", (_WEIGHT, _DENSITY, _LAMBDA, _normalize(True)), trim="magnitude"
     ),
     "dare_linear": Method(
-        _FORMULAS + "dare_linear",
+        _FORMULAS + "task_arithmetic",
         (_WEIGHT, _DENSITY, _LAMBDA, _normalize(False), _RESCALE),
         trim="random",
     ),
     "dare_ties": Method(
-        _FORMULAS + "dare_ties",
+        _FORMULAS + "ties",
         (_WEIGHT, _DENSITY, _LAMBDA, _normalize(False), _RESCALE),
         trim="random",
     ),
     "slerp": Method(
-        _FORMULAS + "slerp",
+        _FORMULAS + "combination",
         (Parameter("t", "merge", 0.5, domain=(0.0, 1.0), search=(0.0, 1.0)),),
-        pairwise=True,
+        mix="evaluators.merging.spherical:slerp",
+        most=2,
     ),
 }

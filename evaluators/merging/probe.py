@@ -6,7 +6,7 @@ estimated on a fixed sample of coordinates, with the same formulas as the merge 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pkgutil import resolve_name
 
@@ -17,7 +17,8 @@ from evaluators.merging.blocks import Blocks
 from evaluators.merging.formulas import Operands
 from evaluators.merging.methods import METHODS, Method
 from evaluators.merging.sample import draw, take_all
-from evaluators.merging.thresholds import TINY_NORM, arc, cosine
+from evaluators.merging.spherical import Dials, gram
+from evaluators.merging.thresholds import TINY_NORM
 from evaluators.sources import Checkpoint, Sources
 
 Values = Mapping[str, Tensor]
@@ -92,28 +93,52 @@ class DeltaProbe:
 
     def _operands(self, method: Method, values: Values, options: Options) -> Operands:
         """Gather all sampled coordinates as one "block" of S elements, in float64."""
-        one = torch.ones(1, 1, dtype=torch.float64)
-        keep, rescale, mix, models = one, one, one, self._models
+        one = torch.ones(1, dtype=torch.float64)
+        K = len(self._models)
+        keep: Sequence[Tensor] = [one] * K
+        rescale: Sequence[Tensor] = keep
+        experts, merge = self._numbers(method, values)
         if method.trim is not None and "density" in values:
-            density = self._spread(values["density"])
+            density = torch.stack(list(experts["density"]), -2)
             position = self._ranks if method.trim == "magnitude" else self._sample.uniforms
-            keep = smooth_step(density, position, self._smoothing)
-            rescale = self._rescale(str(options.get("rescale", "none")), keep, density)
-        if method.pairwise:
-            models = torch.cat([self._base[None], models])[-2:]
-            t = self._spread(values["t"]) if "t" in values else torch.full((1,), 0.5).double()
-            mix = arc(self._cosines, t).movedim(0, -2)
-        weights = one.expand(len(models), 1)
+            kept = smooth_step(density, position, self._smoothing)
+            keep = kept.unbind(-2)
+            rescale = self._rescale(str(options.get("rescale", "none")), kept, density).unbind(-2)
+        mix: Sequence[Tensor] = ()
+        if method.mix is not None:
+            # One angle per coordinate: `... x S x K` and `... x S`.
+            own = {k: torch.stack(list(v), -1) for k, v in experts.items()}
+            mix = resolve_name(method.mix)(self._grams, Dials(own, merge, options)).unbind(-1)
         return Operands(
             base=self._base,
-            models=models,
-            weights=self._spread(values["weight"]) if "weight" in values else weights,
+            models=self._models.unbind(),
+            experts=experts,
             keep=keep,
             rescale=rescale,
             mix=mix,
-            scale=self._spread(values["lambda"]) if "lambda" in values else one[0],
-            normalize=bool(options.get("normalize", False)),
+            merge=merge,
+            options=options,
         )
+
+    def _numbers(
+        self, method: Method, values: Values
+    ) -> tuple[dict[str, Sequence[Tensor]], dict[str, Tensor]]:
+        """Give every coordinate its numbers: K times `... x S` (or `1`) of the experts, `... x S`
+        (or `1`) of the merge.
+        """
+        experts: dict[str, Sequence[Tensor]] = {}
+        merge: dict[str, Tensor] = {}
+        for p in method.parameters:
+            if p.choices is not None:
+                continue
+            default = torch.full((1,), float(p.default), dtype=torch.float64)
+            if p.scope == "merge":
+                merge[p.name] = self._spread(values[p.name]) if p.name in values else default
+            elif p.name in values:
+                experts[p.name] = self._spread(values[p.name]).unbind(-2)
+            else:
+                experts[p.name] = [default] * len(self._models)
+        return experts, merge
 
     def _spread(self, grid: Tensor) -> Tensor:
         """Give every coordinate its block's value: `... x R x G` → `... x S`."""
@@ -152,13 +177,14 @@ class DeltaProbe:
         return torch.stack([ranks(expert) for expert in self._sources.experts.values()])
 
     @cached_property
-    def _cosines(self) -> Tensor:
-        """`S` cosines between the two models' tensors that hold the coordinates."""
-        first, second = [self._sources.base, *self._sources.experts.values()][-2:]
-        cosines = [
-            cosine(first.tensor(n).flatten(), second.tensor(n).flatten()) for n in self._names
+    def _grams(self) -> Tensor:
+        """`S x (K+1) x (K+1)` inner products of the tensors that hold the coordinates."""
+        base, experts = self._sources.base, self._sources.experts.values()
+        products = [
+            gram(base.tensor(n).flatten(), [e.tensor(n).flatten() for e in experts])
+            for n in self._names
         ]
-        return torch.tensor(cosines, dtype=torch.float64)[self._sample.tensor]
+        return torch.stack(products)[self._sample.tensor]
 
 
 def smooth_step(density: Tensor, position: Tensor, width: float) -> Tensor:

@@ -37,12 +37,9 @@ def checked_method(recipe: MergeRecipe) -> Method:
     if recipe.method not in METHODS:
         raise RecipeError(f"method {recipe.method!r} is unknown{_nearest(recipe.method, METHODS)}")
     method = METHODS[recipe.method]
-    if not recipe.experts:
-        raise RecipeError("a recipe needs at least one expert")
-    if method.pairwise and len(recipe.experts) > 2:
+    if not method.takes(len(recipe.experts)):
         raise RecipeError(
-            f"{recipe.method} merges base and one expert, or two experts; found "
-            f"{len(recipe.experts)} experts"
+            f"{recipe.method} merges {method.counts} experts; found {len(recipe.experts)}"
         )
     for owner, values in recipe.parameters.items():
         for name, value in values.items():

@@ -1,29 +1,25 @@
 """What an operator must know of a whole tensor before any block of it can be merged.
 
-Which entries survive trimming, by how much the survivors are scaled, and the two coefficients of a
+Which entries survive trimming, by how much the survivors are scaled, and the coefficients of a
 spherical interpolation. The formulas are elementwise once these are known.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pkgutil import resolve_name
 
 import torch
 from torch import Tensor
 
 from evaluators.merging.methods import Method
 from evaluators.merging.settings import Settings
-
-_RUN = 1 << 14
-"""Elements per partial sum: torch never splits so few over threads, so sums do not depend on it."""
+from evaluators.merging.spherical import Dials, gram
+from evaluators.merging.sums import absolute_sum
 
 TINY_NORM = 1e-7
 """No l1 rescale when a norm is below (mergekit's rule): near-identical tensors stay as they are."""
-
-_COLLINEAR = 0.9995
-"""Above this |cosine| a spherical interpolation is a linear one."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,7 @@ class Survey:
     Attributes:
         keep: `K x n` bool, True where an entry survives; `K x 1` ones if nothing is trimmed.
         rescale: `K x 1` float32 factors of the survivors.
-        mix: `2 x 1` float32 coefficients of the two models of a pairwise operator.
+        mix: `(K+1) x 1` float32 coefficients of base and models, or empty.
     """
 
     keep: Tensor
@@ -58,7 +54,7 @@ def survey(
         draw: k → the `n` uniform numbers of expert k.
     """
     K = len(models)
-    keep, rescale, mix = torch.ones(K, 1), torch.ones(K), torch.ones(2)
+    keep, rescale, mix = torch.ones(K, 1), torch.ones(K), torch.empty(0)
     densities = settings.experts.get("density", ())
     if method.trim is not None and any(density < 1 for density in densities):
         kind = settings.merge.get("rescale", "none")
@@ -69,9 +65,9 @@ def survey(
                 by_size = method.trim == "magnitude"
                 keep[k] = keep_largest(delta, density) if by_size else draw(k) < density
                 rescale[k] = rescale_factor(str(kind), delta, keep[k], density)
-    if method.pairwise:
-        t = torch.tensor(float(settings.merge["t"]), dtype=torch.float64)
-        mix = arc(torch.tensor(cosine(models[0], models[1]), dtype=torch.float64), t).float()
+    if method.mix is not None:
+        mixer = resolve_name(method.mix)
+        mix = mixer(gram(base, models), dials(settings)).float()
     return Survey(keep, rescale[:, None], mix[:, None])
 
 
@@ -120,38 +116,11 @@ def rescale_factor(kind: str, delta: Tensor, keep: Tensor, density: float) -> fl
     return 1 / density if kind == "inverse_density" and density > 0 else 1.0
 
 
-def cosine(a: Tensor, b: Tensor) -> float:
-    """Compute the cosine between two tensors of n elements in float64; 0 if one is zero."""
-    norms = (dot(a, a) * dot(b, b)) ** 0.5
-    return max(-1.0, min(1.0, dot(a, b) / norms)) if norms > 0 else 0.0
-
-
-def arc(cosine: Tensor, t: Tensor) -> Tensor:
-    """Compute the coefficients of spherical interpolation between two vectors.
-
-    Shoemake, "Animating rotation with quaternion curves" (SIGGRAPH 1985), section 3.3:
-    sin((1-t)ω)/sin ω and sin(tω)/sin ω, and 1-t and t where the vectors are nearly collinear.
-
-    Args:
-        cosine: `...`
-        t: `...`, 0 gives the first vector and 1 the second.
-
-    Returns:
-        `2 x ...`
-    """
-    straight = cosine.abs() > _COLLINEAR
-    angle = torch.acos(torch.where(straight, 0.0, cosine))
-    first = torch.where(straight, 1 - t, torch.sin((1 - t) * angle) / torch.sin(angle))
-    second = torch.where(straight, t, torch.sin(t * angle) / torch.sin(angle))
-    return torch.stack([first, second])
-
-
-def absolute_sum(x: Tensor) -> float:
-    """Sum magnitudes in float64, the same for any number of threads."""
-    return math.fsum(float(part.abs().sum(dtype=torch.float64)) for part in torch.split(x, _RUN))
-
-
-def dot(a: Tensor, b: Tensor) -> float:
-    """Multiply and add two tensors of n elements in float64, the same for any number of threads."""
-    pairs = zip(torch.split(a, _RUN), torch.split(b, _RUN), strict=True)
-    return math.fsum(float((x.double() * y.double()).sum()) for x, y in pairs)
+def dials(settings: Settings) -> Dials:
+    """Say the same in tensors."""
+    numbers = {k: v for k, v in settings.merge.items() if not isinstance(v, bool | str)}
+    return Dials(
+        experts={k: torch.tensor(v, dtype=torch.float64) for k, v in settings.experts.items()},
+        merge={k: torch.tensor(v, dtype=torch.float64) for k, v in numbers.items()},
+        options={k: v for k, v in settings.merge.items() if isinstance(v, bool | str)},
+    )

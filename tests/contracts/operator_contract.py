@@ -37,7 +37,7 @@ def choices(method: str) -> list[dict[str, Any]]:
 
 
 def _parameters(sources: Sources, method: str, strength: float, **more: Any) -> dict[str, Any]:
-    """Every expert at weight `strength` (t of a pairwise operator), and whatever else fits."""
+    """Every expert at weight `strength` (or t), and whatever else fits."""
     entry = METHODS[method]
     own = {"weight": strength, "density": 1.0} | more
     whole = {"t": strength} | more
@@ -51,9 +51,10 @@ def _parameters(sources: Sources, method: str, strength: float, **more: Any) -> 
 
 
 def _sources(method: str, dtype: torch.dtype = torch.float32, experts: int = 3) -> Sources:
-    """A base and experts around it; a pairwise operator gets two at most."""
+    """A base and experts around it; as many as the operator takes."""
     base = random_tensors(0)
-    count = min(experts, 2) if METHODS[method].pairwise else experts
+    entry = METHODS[method]
+    count = min(max(experts, entry.fewest), entry.most or experts)
     models = {f"e{k}": random_tensors(k + 1, base) for k in range(count)}
     cast = {n: {k: v.to(dtype) for k, v in m.items()} for n, m in {"base": base, **models}.items()}
     return in_memory(cast.pop("base"), **cast)
@@ -64,7 +65,7 @@ class OperatorContract:
 
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_zero_weights_give_the_base_bit_for_bit(self, method: str, dtype: str) -> None:
-        experts = 1 if METHODS[method].pairwise else 3
+        experts = 1 if METHODS[method].parameter("t") else 3
         sources = _sources(method, getattr(torch, dtype), experts)
         for options in choices(method):
             parameters = _parameters(sources, method, 0.0, density=0.5, **options)
@@ -88,7 +89,7 @@ class OperatorContract:
         for options in choices(method):
             parameters = _parameters(sources, method, 0.3, density=0.6, **options)
             mirrored = _parameters(sources, method, 0.7, density=0.6, **options)
-            other = mirrored if METHODS[method].pairwise else parameters
+            other = mirrored if METHODS[method].parameter("t") else parameters
             one = merged(sources, recipe_of(sources, method, parameters))
             two = merged(turned, recipe_of(turned, method, other))
             for name in one:

@@ -16,14 +16,9 @@ from torch import Tensor
 from evaluators.merging import formulas
 from evaluators.merging.formulas import Operands
 from evaluators.merging.methods import METHODS
-from evaluators.merging.thresholds import (
-    absolute_sum,
-    arc,
-    cosine,
-    dot,
-    keep_largest,
-    rescale_factor,
-)
+from evaluators.merging.spherical import Dials, arc, gram, of_models, slerp
+from evaluators.merging.sums import absolute_sum, dot
+from evaluators.merging.thresholds import keep_largest, rescale_factor
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -36,16 +31,15 @@ DELTAS = torch.tensor([[4.0, -2.0, 1.0, 0.0], [2.0, 6.0, -1.0, 0.5]])
 
 
 def operands(weights: tuple[float, ...] = (1.0, 0.5), *, normalize: bool = False) -> Operands:
-    one = torch.ones(1, 1)
+    one = [torch.ones(1)] * len(weights)
     return Operands(
         base=BASE,
-        models=BASE + DELTAS,
-        weights=torch.tensor(weights)[:, None],
+        models=(BASE + DELTAS).unbind(),
+        experts={"weight": torch.tensor(weights)[:, None].unbind()},
         keep=one,
         rescale=one,
-        mix=one,
-        scale=torch.ones(1),
-        normalize=normalize,
+        merge={"lambda": torch.ones(1)},
+        options={"normalize": normalize},
     )
 
 
@@ -62,10 +56,10 @@ def test_linear_without_weights_is_the_base_and_cancelling_weights_have_no_avera
 
 
 def test_task_arithmetic_by_hand() -> None:
-    x = replace(operands(), scale=torch.tensor([2.0]))
+    x = replace(operands(), merge={"lambda": torch.tensor([2.0])})
     # weighted sums: 5 1 .5 .25, doubled, on a base of 1
     torch.testing.assert_close(formulas.task_arithmetic(x), torch.tensor([11.0, 3.0, 2.0, 1.5]))
-    normalized = formulas.task_arithmetic(replace(x, normalize=True))
+    normalized = formulas.task_arithmetic(replace(x, options={"normalize": True}))
     torch.testing.assert_close(normalized, 1 + torch.tensor([10.0, 2.0, 1.0, 0.5]) / 1.5)
 
 
@@ -83,13 +77,13 @@ def test_ties_by_hand() -> None:
 
 
 def test_ties_elects_plus_when_the_sum_is_zero() -> None:
-    x = replace(operands((1.0, 1.0)), models=BASE + torch.tensor([[2.0] * 4, [-2.0] * 4]))
+    x = replace(operands((1.0, 1.0)), models=(BASE + 2.0, BASE - 2.0))
     torch.testing.assert_close(formulas.ties(x), BASE + 2)
 
 
 def test_ties_counts_only_survivors() -> None:
     keep = torch.tensor([[1.0, 1.0, 0.0, 1.0], [0.0, 1.0, 1.0, 0.0]])
-    x = replace(operands((1.0, 0.5), normalize=True), keep=keep)
+    x = replace(operands((1.0, 0.5), normalize=True), keep=keep.unbind())
     # survivors weighted: (4, -2, 0, 0) and (0, 3, -.5, 0); nothing survives in the last
     expected = 1 + torch.tensor([4.0, 3 / 0.5, -0.5 / 0.5, 0.0])
     torch.testing.assert_close(formulas.ties(x), expected)
@@ -97,21 +91,22 @@ def test_ties_counts_only_survivors() -> None:
 
 def test_dare_by_hand() -> None:
     keep = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 1.0, 0.0]])
-    x = replace(operands((1.0, 1.0)), keep=keep, rescale=torch.tensor([[2.0], [4.0]]))
+    rescale = torch.tensor([[2.0], [4.0]]).unbind()
+    x = replace(operands((1.0, 1.0)), keep=keep.unbind(), rescale=rescale)
     # survivors rescaled: (8, 0, 0, 0) and (0, 24, -4, 0)
     expected = torch.tensor([9.0, 25.0, -3.0, 1.0])
-    torch.testing.assert_close(formulas.dare_linear(x), expected)
-    torch.testing.assert_close(formulas.dare_ties(x), expected)
+    torch.testing.assert_close(formulas.task_arithmetic(x), expected)
+    torch.testing.assert_close(formulas.ties(x), expected)
 
 
 def test_slerp_by_hand() -> None:
     # A quarter turn between vectors of lengths 1 and 3, a third of the way: 30 degrees.
     first, second = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 3.0])
-    mix = arc(torch.tensor(cosine(first, second)), torch.tensor(1 / 3))
-    models = torch.stack([first, second])
-    x = replace(operands(), base=first, models=models, mix=mix[:, None])
+    third = Dials(merge={"t": torch.tensor(1 / 3, dtype=torch.float64)})
+    mix = slerp(gram(first, [second]), third).float()
+    x = replace(operands(), base=first, models=[second], mix=mix.unbind())
     expected = torch.tensor([cos(pi / 6), 3 * sin(pi / 6)])
-    torch.testing.assert_close(formulas.slerp(x), expected)
+    torch.testing.assert_close(formulas.combination(x), expected)
 
 
 @pytest.mark.parametrize("value", [1.0, 0.9996, -0.9996, -1.0])
@@ -124,7 +119,8 @@ def test_batches_broadcast() -> None:
     weights = torch.tensor([[1.0, 0.5], [0.0, 0.0], [-1.0, 2.0]])
     for name in ("linear", "task_arithmetic", "ties"):
         formula = resolve_name(METHODS[name].formula)
-        batch = formula(replace(operands(), weights=weights[..., None]))
+        own = {"weight": weights.T.unsqueeze(-1).unbind()}
+        batch = formula(replace(operands(), experts=own))
         for row, w in zip(batch, weights, strict=True):
             assert torch.equal(row, formula(operands(tuple(w.tolist()))))
 
@@ -153,7 +149,7 @@ def test_ties_equals_the_scalar_reference(data: st.DataObject, normalize: bool) 
     x = replace(
         operands(tuple(weights), normalize=normalize),
         base=torch.zeros(n),
-        models=torch.tensor(deltas),
+        models=torch.tensor(deltas).unbind(),
     )
     expected = torch.tensor(scalar_ties(deltas, weights, normalize=normalize))
     torch.testing.assert_close(formulas.ties(x), expected, rtol=1e-6, atol=1e-6)
@@ -206,6 +202,15 @@ def test_sums_do_not_depend_on_threads() -> None:
     )
 
 
-def test_cosine_of_a_zero_vector_is_zero() -> None:
+def test_a_zero_vector_is_interpolated_as_at_a_right_angle() -> None:
     zero: Tensor = torch.zeros(3)
-    assert cosine(zero, torch.ones(3)) == 0.0
+    half = Dials(merge={"t": torch.tensor(0.5, dtype=torch.float64)})
+    mix = slerp(gram(zero, [torch.ones(3)]), half)
+    torch.testing.assert_close(mix, torch.tensor([0.5, 0.5], dtype=torch.float64).sqrt())
+
+
+def test_products_of_models_follow_from_those_of_task_vectors() -> None:
+    models = (BASE + DELTAS).double()
+    everything = torch.stack([BASE.double(), *models])
+    products = of_models(gram(BASE, models.float().unbind()))
+    torch.testing.assert_close(products, everything @ everything.T)

@@ -25,7 +25,7 @@ SEED = 5
 
 def tiny(method: str) -> Sources:
     base = random_tensors(0)
-    count = 2 if METHODS[method].pairwise else 3
+    count = 2 if METHODS[method].most else 3
     return in_memory(base, **{f"e{k}": random_tensors(k + 1, base) for k in range(count)})
 
 
@@ -40,7 +40,7 @@ def large(method: str) -> Sources:
         scale = {n: 0.02 * torch.rand(128, 1, generator=g) ** 2 for n in base}
         return {n: t + scale[n] * torch.randn(t.shape, generator=g) for n, t in base.items()}
 
-    count = 2 if METHODS[method].pairwise else 3
+    count = 2 if METHODS[method].most else 3
     return in_memory(base, **{f"e{k}": tuned(k + 1) for k in range(count)})
 
 
