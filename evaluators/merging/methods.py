@@ -79,11 +79,21 @@ _INF = float("inf")
 _WEIGHT = Parameter("weight", "expert", 1.0, domain=(-_INF, _INF), search=(0.0, 1.5))
 _DENSITY = Parameter("density", "expert", 1.0, domain=(0.0, 1.0), search=(0.1, 1.0))
 _LAMBDA = Parameter("lambda", "merge", 1.0, domain=(-_INF, _INF))
-_RESCALE = Parameter("rescale", "merge", "l1", choices=("l1", "inverse_density", "none"))
+_GAMMA = Parameter("gamma", "expert", 0.01, domain=(0.0, 1.0))
+_EPSILON = Parameter("epsilon", "expert", 0.15, domain=(0.0, 1.0))
 
 
 def _normalize(default: bool) -> Parameter:
     return Parameter("normalize", "merge", default, choices=(True, False))
+
+
+def _trimmed(
+    trim: Trim, formula: str, *more: Parameter, normalize: bool = False, rescale: str = "l1"
+) -> Method:
+    """Make an operator that trims task vectors, then adds them up or lets them elect signs."""
+    kinds = Parameter("rescale", "merge", rescale, choices=("l1", "inverse_density", "none"))
+    parameters = (_WEIGHT, _DENSITY, *more, _LAMBDA, _normalize(normalize), kinds)
+    return Method(_FORMULAS + formula, parameters, trim)
 
 
 _FORMULAS = "evaluators.merging.formulas:"
@@ -91,19 +101,13 @@ _FORMULAS = "evaluators.merging.formulas:"
 METHODS: dict[str, Method] = {
     "linear": Method(_FORMULAS + "linear", (_WEIGHT, _normalize(True))),
     "task_arithmetic": Method(_FORMULAS + "task_arithmetic", (_WEIGHT, _LAMBDA, _normalize(False))),
-    "ties": Method(
-        _FORMULAS + "ties", (_WEIGHT, _DENSITY, _LAMBDA, _normalize(True)), trim="magnitude"
-    ),
-    "dare_linear": Method(
-        _FORMULAS + "task_arithmetic",
-        (_WEIGHT, _DENSITY, _LAMBDA, _normalize(False), _RESCALE),
-        trim="random",
-    ),
-    "dare_ties": Method(
-        _FORMULAS + "ties",
-        (_WEIGHT, _DENSITY, _LAMBDA, _normalize(False), _RESCALE),
-        trim="random",
-    ),
+    "ties": _trimmed("magnitude", "ties", normalize=True, rescale="none"),
+    "dare_linear": _trimmed("random", "task_arithmetic"),
+    "dare_ties": _trimmed("random", "ties"),
+    "breadcrumbs": _trimmed("magnitude", "task_arithmetic", _GAMMA, rescale="none"),
+    "breadcrumbs_ties": _trimmed("magnitude", "ties", _GAMMA, rescale="none"),
+    "della": _trimmed("ranked", "ties", _EPSILON, normalize=True),
+    "della_linear": _trimmed("ranked", "task_arithmetic", _EPSILON),
     "slerp": Method(
         _FORMULAS + "combination",
         (Parameter("t", "merge", 0.5, domain=(0.0, 1.0), search=(0.0, 1.0)),),
