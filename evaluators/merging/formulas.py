@@ -6,8 +6,9 @@ be applied block by block, in any order, or compiled. Batch dimensions `...` bro
 acquisition's probe evaluates many recipes at once with the same functions. An operator that
 `METHODS` calls `whole` sees a whole tensor in its own shape instead, and no batches.
 
-Semantics are those of mergekit 0.1.5. To add an operator: write a function here and list it in
-`METHODS`; the contract test then runs on it.
+Here are the elementwise ones; `scored` and `spectral` have those that see whole tensors. Semantics
+are those of mergekit 0.1.5 where it has the operator (docs/decisions/0008). To add an operator:
+write a function and list it in `METHODS`; the contract test then runs on it.
 """
 
 from __future__ import annotations
@@ -92,8 +93,11 @@ def task_arithmetic(x: Operands) -> Tensor:
     Returns:
         `... x n`
     """
-    weight = total(x.weights)
-    return moved(x, total(x.weighted), torch.where(weight.abs() < 1e-8, 1.0, weight))
+    delta = total(x.weighted)
+    if x.options["normalize"]:
+        weight = total(x.weights)
+        delta = delta / torch.where(weight.abs() < 1e-8, 1.0, weight)
+    return moved(x, delta)
 
 
 def ties(x: Operands) -> Tensor:
@@ -110,15 +114,17 @@ def ties(x: Operands) -> Tensor:
     positive = total(deltas) >= 0
     agree = [torch.where(positive, delta > 0, delta < 0) for delta in deltas]
     delta = total([torch.where(a, d, 0.0) for a, d in zip(agree, deltas, strict=True)])
-    kept = zip(agree, x.weights, x.keep, strict=True)
-    weight = total([torch.where(a, w * k, 0.0) for a, w, k in kept])
-    return moved(x, delta, torch.where(weight == 0, 1.0, weight))
+    if x.options["normalize"]:
+        kept = zip(agree, x.weights, x.keep, strict=True)
+        weight = total([torch.where(a, w * k, 0.0) for a, w, k in kept])
+        delta = delta / torch.where(weight == 0, 1.0, weight)
+    return moved(x, delta)
 
 
 def combination(x: Operands) -> Tensor:
     """Linear combination of base and models: Σ_j c_j θ_j, j = 0 … K, coefficients in `mix`.
 
-    All spherical interpolations are of this kind (see `spherical`).
+    All spherical merges are of this kind (see `spherical`).
 
     Returns:
         `... x n`
@@ -126,10 +132,65 @@ def combination(x: Operands) -> Tensor:
     return total([m * c for m, c in zip([x.base, *x.models], x.mix, strict=True)])
 
 
-def moved(x: Operands, delta: Tensor, divisor: Tensor) -> Tensor:
-    """Move the base by λ · delta, over the divisor if normalized."""
-    if x.options["normalize"]:
-        delta = delta / divisor
+def consensus_ta(x: Operands) -> Tensor:
+    """Task arithmetic on the entries that at least k experts call their own: θ_0 + λ m ⊙ Σ w_k τ_k.
+
+    Wang et al., "Localizing task information" (arXiv 2405.07813): its TALL masks are the entries
+    where |τ_k| exceeds `tall_lambda` times what all others add, its consensus those in k masks.
+    Here on weighted task vectors, and no more votes are needed than there are experts, so that one
+    expert agrees with itself.
+
+    Returns:
+        `... x n`
+    """
+    deltas = x.weighted
+    together, share = total(deltas), x.merge["tall_lambda"]
+    own = [d.abs() > share * (together - d).abs() for d in deltas]
+    votes = total([mask.to(together.dtype) for mask in own])
+    agreed = votes >= x.merge["k"].clamp(max=len(deltas))
+    return moved(x, torch.where(agreed, together, 0.0))
+
+
+def ram(x: Operands) -> Tensor:
+    """Add to each entry the mean of the task vectors that change it by more than `epsilon`.
+
+    Reinforced agent merging (arXiv 2601.13572): what one expert alone changed is kept in full, what
+    several changed is averaged over these.
+
+    Returns:
+        `... x n`
+    """
+    changed = [(delta.abs() > x.merge["epsilon"]).to(delta.dtype) for delta in x.deltas]
+    count = total(changed).clamp(min=1)
+    return x.base + total([d * c / count for d, c in zip(x.deltas, changed, strict=True)])
+
+
+def nearswap(x: Operands) -> Tensor:
+    """Move every entry towards the model's by a fixed distance `t`, at most all the way.
+
+    Defined by its author (alchemonaut) with QuartetAnemoi-70B. As in mergekit, distances below 1e-6
+    count as 1e-6.
+
+    Returns:
+        `... x n`
+    """
+    (model,) = x.models
+    share = (x.merge["t"] / (model - x.base).abs().clamp(min=1e-6)).clamp(0, 1)
+    return share * model + (1 - share) * x.base
+
+
+def passthrough(x: Operands) -> Tensor:
+    """Take the one model as it is, times `scale`.
+
+    Returns:
+        `... x n`
+    """
+    (model,), (scale,) = x.models, x.experts["scale"]
+    return model * scale
+
+
+def moved(x: Operands, delta: Tensor) -> Tensor:
+    """Move the base by λ · delta."""
     return x.base + delta * x.merge["lambda"]
 
 

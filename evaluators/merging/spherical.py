@@ -7,6 +7,7 @@ computed once, and a candidate then costs a handful of numbers per tensor.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,8 +16,14 @@ from torch import Tensor
 
 from evaluators.merging.sums import dot
 
-_COLLINEAR = 0.9995
-"""Above this |cosine| a spherical interpolation is a linear one (mergekit's rule)."""
+_NEARLY_STRAIGHT = 0.9995
+"""Above this |cosine| `slerp` is linear (mergekit's rule)."""
+
+_STRAIGHT = 1 - 5e-13
+"""Above this |cosine| `nuslerp` is linear: the sine of the angle is below 1e-6."""
+
+_RESOLUTION = 1e-7
+"""A mean of unit vectors that is shorter may be rounding: its square is a sum of float64 terms."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +82,104 @@ def slerp(products: Tensor, dials: Dials) -> Tensor:
     The two are base and expert, or two experts. They keep their lengths; the angle is that between
     them (see `arc`).
     """
-    among = of_models(products)[..., -2:, -2:]
-    length = among.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt().prod(-1)
-    cosine = torch.where(length > 0, among[..., 0, 1] / torch.where(length > 0, length, 1.0), 0.0)
-    mix = arc(cosine.clamp(-1, 1), dials.merge["t"]).movedim(0, -1)
+    pair = of_models(products)[..., -2:, -2:]
+    mix = arc(_cosines(pair)[..., 0, 1], dials.merge["t"], _NEARLY_STRAIGHT).movedim(0, -1)
     return torch.nn.functional.pad(mix, (products.shape[-1] - 2, 0))
 
 
-def arc(cosine: Tensor, t: Tensor) -> Tensor:
+def nuslerp(products: Tensor, dials: Dials) -> Tensor:
+    """Spherical interpolation between two task vectors, or two models, by their weights' ratio.
+
+    By t = w_2 / (w_1 + w_2); half way where the weights sum to 0. Tensors are taken as one vector
+    each (mergekit's `nuslerp_flatten: true`).
+    """
+    weights = dials.experts["weight"]
+    sums = weights.sum(-1)
+    unsaid = sums.abs() < 1e-6
+    t = torch.where(unsaid, 0.5, weights[..., 1] / torch.where(unsaid, 1.0, sums))
+    cosine = _cosines(_vectors(products, dials))[..., 0, 1]
+    return _placed(arc(cosine, t, _STRAIGHT).movedim(0, -1), dials)
+
+
+def multislerp(products: Tensor, dials: Dials) -> Tensor:
+    """Weighted mean direction of task vectors, or models, at the weighted mean of their lengths.
+
+    Goddard, "Multi-SLERP" (goddard.blog, 2025), projects the unit vectors onto the tangent space at
+    their mean and averages them there. The tangent vectors at the mean cancel, so its exponential
+    is the mean direction itself, which is all that is computed here. Where directions cancel
+    (antipodal vectors), none is mean: the vectors are added as they are, Σ w_k v_k. Where all
+    weights are 0 there is nothing to average and the result is the base; weights that cancel have
+    no average if they are to be normalized, and the result is not finite. One vector alone is
+    itself, whatever its weight.
+    """
+    vectors, weights = _vectors(products, dials), dials.experts["weight"]
+    silent = (weights == 0).all(-1, keepdim=True)
+    if dials.options["normalize_weights"] or weights.shape[-1] == 1:
+        weights = weights / torch.where(silent, 1.0, weights.sum(-1, keepdim=True))
+    eps = dials.merge["eps"].unsqueeze(-1)
+    lengths = _lengths(vectors)
+    directed = weights / (lengths + eps)
+    square = (directed * _times(vectors, directed)).sum(-1, keepdim=True)
+    cancelled = square < eps.clamp(min=_RESOLUTION) ** 2
+    reach = (weights * lengths).sum(-1, keepdim=True) / torch.where(cancelled, 1.0, square).sqrt()
+    return _placed(torch.where(cancelled, weights, reach * directed), dials, silent)
+
+
+def karcher(products: Tensor, dials: Dials) -> Tensor:
+    """Karcher mean of the models' directions, at the mean of their lengths.
+
+    Karcher, "Riemannian center of mass" (1977): steps to the mean in the tangent space, at most
+    `max_iter`, until one is shorter than `tol`. Starts from the mean direction, or from the first
+    model where directions cancel. Models no longer than `tol` have no direction, and a direction
+    opposite to the mean no shortest way to it; both are left out. Without any directions: the
+    arithmetic mean.
+    """
+    vectors = of_models(products)[..., 1:, 1:]
+    tol, last = dials.merge["tol"].unsqueeze(-1), dials.merge["max_iter"].unsqueeze(-1)
+    lengths = _lengths(vectors)
+    valid = lengths > tol
+    among, units = valid.to(vectors.dtype), _cosines(vectors)
+    share = among / among.sum(-1, keepdim=True).clamp(min=1)
+    first = among * (among.cumsum(-1) == 1)
+    size = _norm(units, share)
+    mean = torch.where(size < tol, first, share / torch.where(size < tol, 1.0, size))
+    running = valid.any(-1, keepdim=True)
+    for step in range(math.ceil(float(last.max()))):
+        cosine = _times(units, mean).clamp(-1, 1)
+        angle = torch.acos(cosine)
+        bent = torch.sin(angle) >= tol
+        pull = torch.where(bent, share * angle / torch.where(bent, torch.sin(angle), 1.0), 0.0)
+        pull = pull - (pull * cosine).sum(-1, keepdim=True) * mean
+        way = _norm(units, pull)
+        running = running & (way >= tol) & (step < last)
+        if not running.any():
+            break
+        turned = torch.cos(way) * mean + torch.sin(way) / torch.where(running, way, 1.0) * pull
+        mean = torch.where(running, turned / _norm(units, turned), mean)
+    length = lengths.mean(-1, keepdim=True)
+    mix = length * mean / torch.where(valid, lengths, 1.0)
+    mix = torch.where(valid.any(-1, keepdim=True), mix, 1 / mix.shape[-1])
+    return torch.nn.functional.pad(mix, (1, 0))
+
+
+def model_stock(products: Tensor, _: Dials) -> Tensor:
+    """Move from the base to the mean of the models as far as their agreement says.
+
+    Jang et al., "Model Stock" (arXiv 2403.19522): t = K c / (1 + (K-1) c) with c the
+    mean cosine between two task vectors; t = 0 where the divisor is 0. As in mergekit, products of
+    lengths below 1e-6 count as 1e-6, which holds tensors that hardly moved near the base.
+    """
+    moves = products[..., 1:, 1:]
+    K = moves.shape[-1]
+    pairs = torch.ones(K, K, dtype=torch.bool).triu(1)
+    cosine = _cosines(moves, least=1e-6)[..., pairs].mean(-1, keepdim=True)
+    divisor = 1 + (K - 1) * cosine
+    singular = divisor.abs() < 1e-6
+    t = torch.where(singular, 0.0, K * cosine / torch.where(singular, 1.0, divisor))
+    return torch.cat([1 - t, (t / K).expand(*t.shape[:-1], K)], -1)
+
+
+def arc(cosine: Tensor, t: Tensor, straight: float) -> Tensor:
     """Compute the coefficients of spherical interpolation between two vectors.
 
     Shoemake, "Animating rotation with quaternion curves" (SIGGRAPH 1985), section 3.3:
@@ -91,12 +188,54 @@ def arc(cosine: Tensor, t: Tensor) -> Tensor:
     Args:
         cosine: `...`
         t: `...`, 0 gives the first vector and 1 the second.
+        straight: |cosine| above which vectors are collinear.
 
     Returns:
         `2 x ...`
     """
-    straight = cosine.abs() > _COLLINEAR
-    angle = torch.acos(torch.where(straight, 0.0, cosine))
-    first = torch.where(straight, 1 - t, torch.sin((1 - t) * angle) / torch.sin(angle))
-    second = torch.where(straight, t, torch.sin(t * angle) / torch.sin(angle))
+    line = cosine.abs() > straight
+    angle = torch.acos(torch.where(line, 0.0, cosine))
+    first = torch.where(line, 1 - t, torch.sin((1 - t) * angle) / torch.sin(angle))
+    second = torch.where(line, t, torch.sin(t * angle) / torch.sin(angle))
     return torch.stack([first, second])
+
+
+def _vectors(products: Tensor, dials: Dials) -> Tensor:
+    """Gram matrices `... x K x K` of what is merged: the task vectors, or the models."""
+    chosen = products if dials.options["task_vectors"] else of_models(products)
+    return chosen[..., 1:, 1:]
+
+
+def _placed(mix: Tensor, dials: Dials, silent: Tensor | None = None) -> Tensor:
+    """Turn coefficients of what is merged (`... x K`) into those of θ_0 … θ_K.
+
+    Task vectors start at the base. Where `silent` (`... x 1`), the result is the base.
+    """
+    if silent is not None:
+        mix = torch.where(silent, 0.0, mix)
+    base = 1 - mix.sum(-1, keepdim=True)
+    if not dials.options["task_vectors"]:
+        base = torch.zeros_like(base) if silent is None else silent.to(mix.dtype)
+    return torch.cat([base.expand(*mix.shape[:-1], 1), mix], -1)
+
+
+def _lengths(products: Tensor) -> Tensor:
+    """Lengths `... x K` of vectors with these inner products."""
+    return products.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
+
+
+def _cosines(products: Tensor, least: float = 0.0) -> Tensor:
+    """Cosines `... x K x K`, 0 with a vector that is 0; products of lengths are at `least` this."""
+    lengths = _lengths(products)
+    pairs = (lengths.unsqueeze(-1) * lengths.unsqueeze(-2)).clamp(min=least)
+    return torch.where(pairs > 0, products / torch.where(pairs > 0, pairs, 1.0), 0.0).clamp(-1, 1)
+
+
+def _times(products: Tensor, mix: Tensor) -> Tensor:
+    """Inner products `... x K` of vectors with one of their combinations."""
+    return (products * mix.unsqueeze(-2)).sum(-1)
+
+
+def _norm(products: Tensor, mix: Tensor) -> Tensor:
+    """Length `... x 1` of a combination of vectors."""
+    return (mix * _times(products, mix)).sum(-1, keepdim=True).clamp(min=0).sqrt()

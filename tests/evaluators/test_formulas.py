@@ -111,7 +111,7 @@ def test_slerp_by_hand() -> None:
 
 @pytest.mark.parametrize("value", [1.0, 0.9996, -0.9996, -1.0])
 def test_nearly_collinear_vectors_are_mixed_linearly(value: float) -> None:
-    mix = arc(torch.tensor(value), torch.tensor(0.25))
+    mix = arc(torch.tensor(value), torch.tensor(0.25), 0.9995)
     torch.testing.assert_close(mix, torch.tensor([0.75, 0.25]))
 
 
