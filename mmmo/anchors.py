@@ -2,7 +2,8 @@
 
 They are merges that people make by hand: each single expert, the uniform average, task arithmetic
 at 0.5 and 1.0, and the base. A space without task arithmetic has equal weights of its own operator
-instead, named for what they are.
+instead, and one whose operator knows no weights has that operator's defaults; named for what they
+are.
 """
 
 from __future__ import annotations
@@ -16,6 +17,12 @@ from mmmo.space import Block, Chooser, SearchSpace
 
 _PLAIN = ("task_arithmetic", "dare_linear", "linear")
 """Operators that only add task vectors up at density 1, the best known first."""
+
+_BLENDING = ("consensus_ta", "pcb", "tsv_m", "iso_c")
+"""Operators in which all experts have a say, so that one of several alone is not given back."""
+
+_SCALE_FREE = ("nuslerp",)
+"""Operators in which only the ratio of the weights counts, without saying so in a parameter."""
 
 _EQUAL = (0.5, 1.0)
 _TOLERANCE = 1e-9
@@ -39,21 +46,26 @@ def anchors(space: SearchSpace) -> dict[str, list[float]]:
 
 def _wishes(space: SearchSpace, method: str) -> Iterator[tuple[str, Numbers]]:
     experts = space.experts
-    if METHODS[method].parameter("t"):
+    if method == "slerp":
         ends = ["base", *(f"expert {k}" for k in experts)][-2:]
         yield from ((ends[1], {"t": 1.0}), (ends[0], {"t": 0.0}), ("half way", {"t": 0.5}))
         return
-    for k in experts:
+    if METHODS[method].parameter("weight") is None:
+        yield f"{method} by default", {}
+        return
+    for k in experts if method not in _BLENDING or len(experts) == 1 else ():
         yield f"expert {k}", {j: float(j == k) for j in experts}
     yield from _equal_weights(space, method)
-    yield "base", dict.fromkeys(experts, 0.0)
+    if method not in _SCALE_FREE:
+        yield "base", dict.fromkeys(experts, 0.0)
 
 
 def _equal_weights(space: SearchSpace, method: str) -> Iterator[tuple[str, Numbers]]:
     """Where the operator divides by the weights' sum, all equal weights are one model."""
     experts, mean = space.experts, 1 / len(space.experts)
     plain = method in _PLAIN
-    if space.chosen_by_default(method, "normalize") is True:
+    switches = [space.chosen_by_default(method, n) for n in ("normalize", "normalize_weights")]
+    if True in switches or method in _SCALE_FREE:
         name = "uniform average" if plain else f"{method} of equal weights"
         for weight in (mean, *_EQUAL):
             yield name, dict.fromkeys(experts, weight)

@@ -105,8 +105,10 @@ class SearchSpace:
 
     def decode(self, x: Sequence[float]) -> MergeRecipe:
         """The recipe of a point `x` of `size` numbers in [0, 1]."""
-        values = {(d.owner, d.parameter, d.block): d.read(x) for d in self.dimensions}
-        method = str(values.get((WHOLE, METHOD, None), self.methods[0]))
+        chosen = [d.read(x) for d in self.dimensions if d.parameter == METHOD]
+        method = str(chosen[0]) if chosen else self.methods[0]
+        active = [d for d in self.dimensions if method in d.methods]
+        values = {(d.owner, d.parameter, d.block): d.read(x) for d in active}
         return self.recipe(method, lambda owner, name, block, _: values.get((owner, name, block)))
 
     def encode(self, recipe: MergeRecipe) -> list[float]:
@@ -177,9 +179,12 @@ class SearchSpace:
 
     def known_delta_l1(self, probe: Probe) -> Callable[[Tensor], Tensor] | None:
         """Mean |delta| per parameter as a function of `... x size` points, or None where something
-        other than numbers and the method is searched.
+        other than numbers and the method is searched, or an operator cannot be sampled because it
+        needs whole tensors.
         """
         specs = (p for m in self.methods for p in METHODS[m].parameters if p.choices)
+        if any(METHODS[m].whole for m in self.methods):
+            return None
         if any(isinstance(self._setting(WHOLE, spec), Choice) for spec in specs):
             return None
 
@@ -187,7 +192,10 @@ class SearchSpace:
             import torch
 
             choice = next((d for d in self.dimensions if d.parameter == METHOD), None)
-            values = [probe.delta_l1(m, *self._tensors(m, X)) for m in self.methods]
+            # An operator without parameters has one value for all points.
+            values = [
+                probe.delta_l1(m, *self._tensors(m, X)).expand(X.shape[:-1]) for m in self.methods
+            ]
             if choice is None:
                 return values[0]
             chosen = X[..., choice.start : choice.start + choice.width].argmax(-1, keepdim=True)
@@ -208,13 +216,16 @@ class SearchSpace:
         """Everything that is no fixed value, each once, with the operators that have it."""
         if isinstance(self._merge.method, Choice):
             yield WHOLE, METHOD, self._merge.method, frozenset(self.methods)
-        specs = {p.name: p for m in self.methods for p in METHODS[m].parameters}
-        for spec in specs.values():
-            methods = frozenset(m for m in self.methods if METHODS[m].parameter(spec.name))
-            for owner in self._experts if spec.scope == "expert" else [WHOLE]:
-                setting = self._setting(owner, spec)
-                if isinstance(setting, Range | Choice):
-                    yield owner, spec.name, setting, methods
+        # Operators share a parameter if it has the same owner and range with them.
+        found: dict[tuple[str, str, Range | Choice], list[str]] = {}
+        for method in self.methods:
+            for spec in METHODS[method].parameters:
+                for owner in self._experts if spec.scope == "expert" else [WHOLE]:
+                    setting = self._setting(owner, spec)
+                    if isinstance(setting, Range | Choice):
+                        found.setdefault((owner, spec.name, setting), []).append(method)
+        for (owner, name, setting), methods in found.items():
+            yield owner, name, setting, frozenset(methods)
 
     def _blocks(self) -> list[Block]:
         rows, groups = len(self._merge.filters) + 1, self._merge.layer_groups
@@ -257,18 +268,21 @@ class SearchSpace:
             if spec.choices is not None:
                 options[spec.name] = _fixed(self._setting(WHOLE, spec))
                 continue
-            cells = [self._cell(o, spec, block, X) for o in owners for block in self._blocks()]
+            cells = [
+                self._cell(method, o, spec, block, X) for o in owners for block in self._blocks()
+            ]
             shape = (len(self._merge.filters) + 1, self._merge.layer_groups)
             grid = torch.stack(cells, -1).reshape(*X.shape[:-1], len(owners), *shape)
             values[spec.name] = grid if spec.scope == "expert" else grid.squeeze(-3)
         return values, options
 
-    def _cell(self, owner: str, spec: Parameter, block: Block, X: Tensor) -> Tensor:
+    def _cell(self, method: str, owner: str, spec: Parameter, block: Block, X: Tensor) -> Tensor:
         """The values of one number at `... x size` points: `...`."""
         import torch
 
         for d in self.dimensions:
-            if (d.owner, d.parameter) == (owner, spec.name) and d.block in (block, None):
+            named = (d.owner, d.parameter) == (owner, spec.name) and method in d.methods
+            if named and d.block in (block, None):
                 cells = X[..., d.start : d.start + d.width]
                 if isinstance(d.setting, Range):
                     return d.setting.low + cells[..., 0] * (d.setting.high - d.setting.low)
@@ -282,6 +296,9 @@ class SearchSpace:
             row, group = d.block
             part = (*self._merge.filters, "rest")[row]
             name = f"{name}[{part},{group}]"
+        twins = [t for t in self.dimensions if (t.owner, t.parameter) == (d.owner, d.parameter)]
+        if any(twin.methods != d.methods for twin in twins):
+            name = f"{'|'.join(m for m in self.methods if m in d.methods)}.{name}"
         if isinstance(d.setting, Choice):
             return [f"{name}={option}" for option in d.setting.options]
         return [name]

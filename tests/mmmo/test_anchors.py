@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from campaigns import campaign
 
+from evaluators.merging.methods import METHODS
 from evaluators.recipe import WHOLE
 from mmmo.anchors import anchors
 from mmmo.config import parse
@@ -67,6 +68,36 @@ def test_what_the_space_does_not_hold_is_left_out() -> None:
     ]
     assert weights({"method": "ties", "weight": 0.7, "density": {"range": [0.1, 1]}}) == {}
     assert "expert maths" not in weights({"method": "ties", "density": {"range": [0.1, 0.9]}})
+
+
+TWO = {"base": "./base", "experts": {"maths": "./maths", "code": "./code"}}
+
+
+def test_where_only_ratios_count_equal_weights_are_one_model_and_zeros_are_not_the_base() -> None:
+    found = weights({"method": "nuslerp"}, sources=TWO)
+    assert list(found) == ["expert maths", "expert code", "nuslerp of equal weights"]
+    found = weights({"method": "multislerp"})
+    assert list(found)[3:] == ["multislerp of equal weights", "base"]
+
+
+@pytest.mark.parametrize("method", ["tsv_m", "iso_c", "pcb", "consensus_ta"])
+def test_operators_that_blend_all_experts_are_not_said_to_give_one_back(method: str) -> None:
+    found = list(weights({"method": method}))
+    assert found == [f"{method} at {w} each" for w in ("0.33", "0.5", "1")] + ["base"]
+
+
+@pytest.mark.parametrize("method", ["sce", "ram", "karcher", "model_stock"])
+def test_an_operator_without_weights_has_its_defaults(method: str) -> None:
+    space = SearchSpace(parse(campaign(merge={"method": method}), Path("/nowhere")))
+    ((name, x),) = anchors(space).items()
+    assert name == f"{method} by default"
+    for spec in METHODS[method].parameters:
+        assert space.decode(x).value(WHOLE, spec.name, 0, 0) == pytest.approx(spec.default)
+
+
+def test_a_default_that_the_space_does_not_hold_is_no_anchor() -> None:
+    merge = {"method": "sce", "select_topk": {"range": [0.1, 0.5]}}
+    assert anchors(SearchSpace(parse(campaign(merge=merge), Path("/nowhere")))) == {}
 
 
 def test_slerp_has_its_ends_and_its_middle() -> None:

@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 import torch
 from campaigns import campaign
+from checkpoints import in_memory, random_tensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluators.merging.methods import METHODS
+from evaluators.merging.probe import DeltaProbe
 from evaluators.recipe import WHOLE
 from mmmo.config import parse
+from mmmo.settings import Range
 from mmmo.space import SearchSpace
 
 RANGES = {"weight": {"range": [-0.5, 1.5]}, "density": {"range": [0.1, 1.0]}}
@@ -142,3 +145,41 @@ def test_a_recipe_outside_of_the_space_is_refused() -> None:
     other = space({"method": "ties", "weight": {"range": [0, 3]}}).decode([1.0] * 6)
     with pytest.raises(ValueError, match=r"outside of range \[0, 1\]"):
         s.encode(other)
+
+
+def test_operators_share_a_parameter_only_if_they_search_it_alike() -> None:
+    s = space({"method": {"choice": ["ties", "pcb"]}})
+    own = {d.methods: d.setting for d in s.dimensions if d.parameter == "density"}
+    assert own == {
+        frozenset({m}): Range(low=spec.search[0], high=spec.search[1])
+        for m in ("ties", "pcb")
+        if (spec := METHODS[m].parameter("density")) and spec.search
+    }
+    assert {d.methods for d in s.dimensions if d.parameter == "weight"} == {
+        frozenset({"ties", "pcb"})
+    }
+    assert len(set(s.columns)) == s.size
+    assert "pcb.maths.density" in s.columns
+    assert "maths.weight" in s.columns
+    for method in ("ties", "pcb"):
+        recipe = s.decode([float(method == m) for m in s.methods] + [1.0] * (s.size - 2))
+        spec = METHODS[method].parameter("density")
+        assert spec is not None
+        assert spec.search is not None
+        assert recipe.value("maths", "density", 0, 0) == pytest.approx(spec.search[1])
+
+
+def test_the_size_of_a_merge_is_known_unless_an_operator_needs_whole_tensors() -> None:
+    base = random_tensors(0)
+    experts = {name: random_tensors(k, base) for k, name in enumerate(("maths", "code", "spanish"))}
+    probe = DeltaProbe(in_memory(base, **experts), 1, ())
+    s = space({"method": {"choice": ["linear", "model_stock"]}})
+    known = s.known_delta_l1(probe)
+    assert known is not None
+    X = torch.rand(4, s.size, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    X[:, 0], X[:, 1] = 0.0, 1.0
+    # model_stock has no parameters, so all its merges are one.
+    assert known(X).tolist() == [float(probe.delta_l1("model_stock", {}, {}))] * 4
+    X[:, 0], X[:, 1] = 1.0, 0.0
+    assert len(set(known(X).tolist())) == 4
+    assert space({"method": {"choice": ["ties", "tsv_m"]}}).known_delta_l1(probe) is None
