@@ -24,7 +24,7 @@ class Blocks:
 
     def __init__(self, names: Iterable[str], layer_groups: int, filters: tuple[str, ...]) -> None:
         names = tuple(names)
-        numbers = [number for name in names if (number := _layer(name)) is not None]
+        numbers = [number for name in names if (number := layer_of(name)) is not None]
         self.layers = max(numbers, default=-1) + 1
         self._layer_groups = layer_groups
         self._filters = filters
@@ -50,12 +50,17 @@ class Blocks:
         return next(matches, len(self._filters))
 
     def _group(self, name: str) -> int:
-        number = _layer(name)
+        number = layer_of(name)
         if number is not None:
             return number * self._layer_groups // self.layers
-        return 0 if any(text in name for text in EMBEDDINGS) else self._layer_groups - 1
+        return 0 if is_embedding(name) else self._layer_groups - 1
 
 
-def _layer(name: str) -> int | None:
-    """Find the first purely numeric component of a dotted name."""
+def layer_of(name: str) -> int | None:
+    """Find the first purely numeric component of a dotted name; None outside the layer stack."""
     return next((int(part) for part in name.split(".") if part.isdecimal()), None)
+
+
+def is_embedding(name: str) -> bool:
+    """Whether a tensor outside the layer stack belongs to its beginning."""
+    return any(text in name for text in EMBEDDINGS)
