@@ -8,15 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 Grid = tuple[tuple[float, ...], ...]
 """One value per block: 1 + len(filters) rows × layer_groups columns; the last row is "rest"."""
 
 Value = float | bool | str | Grid
 DType = Literal["float32", "bfloat16", "float16"]
+
+TokenizerSource = Literal["base", "union"]
+"""Whose tokens a merged model has: the base's, or those of all sources."""
 
 WHOLE = "*"
 """The owner of parameters that the merge has once, such as `lambda`, `normalize` and `t`."""
@@ -29,19 +38,60 @@ class Frozen(BaseModel):
 
 
 class ModelRef(Frozen):
-    """A checkpoint: a local folder or a hub id, with an optional revision (`path@revision`)."""
+    """A checkpoint: a local folder or a hub id, or the fine-tune that an adapter makes of it.
+
+    As text it is `path`, `path@revision`, `path+adapter` or `path@revision+adapter@revision`. The
+    last + begins the adapter and the first @ a revision; a folder of the whole name goes before.
+    """
 
     path: str
     revision: str | None = None
+    adapter: str | None = None
+    adapter_revision: str | None = None
+
+    @model_validator(mode="after")
+    def _revisions_belong(self) -> ModelRef:
+        if self.adapter_revision is not None and self.adapter is None:
+            raise ValueError("an adapter's revision without an adapter")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out an adapter that is not there: keys of recipes stay what they always were."""
+        content: dict[str, Any] = dump(self)
+        absent = {key for key in ("adapter", "adapter_revision") if content.get(key) is None}
+        return {key: value for key, value in content.items() if key not in absent}
 
     @classmethod
     def parse(cls, text: str) -> ModelRef:
-        """Read `path` or `path@revision`."""
-        path, _, revision = text.partition("@")
-        return cls(path=path, revision=revision or None)
+        """Read a reference; its text is `text` again."""
+        model, plus, adapter = text.rpartition("+")
+        if not (model and adapter):  # the sign belongs to a folder's name
+            model, plus, adapter = text, "", ""
+        path, revision = _revised(model)
+        if not plus:
+            return cls(path=path, revision=revision)
+        adapter, adapter_revision = _revised(adapter)
+        return cls(path=path, revision=revision, adapter=adapter, adapter_revision=adapter_revision)
+
+    @property
+    def parts(self) -> tuple[ModelRef, ...]:
+        """The model, and the adapter if there is one, as references of their own."""
+        model = ModelRef(path=self.path, revision=self.revision)
+        if self.adapter is None:
+            return (model,)
+        return (model, ModelRef(path=self.adapter, revision=self.adapter_revision))
 
     def __str__(self) -> str:
-        return f"{self.path}@{self.revision}" if self.revision else self.path
+        if self.adapter is not None:
+            return "+".join(map(str, self.parts))
+        return self.path if self.revision is None else f"{self.path}@{self.revision}"
+
+
+def _revised(text: str) -> tuple[str, str | None]:
+    """Take a revision off its path; a sign with nothing before or after it belongs to the path."""
+    path, _, revision = text.partition("@")
+    return (path, revision) if path and revision else (text, None)
 
 
 class MergeRecipe(Frozen):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from evaluators.benchmarks.benchmark import Benchmark, Score, Split, score
-from evaluators.recipe import DType, MergeRecipe, ModelRef
+from evaluators.recipe import DType, MergeRecipe, ModelRef, TokenizerSource
 
 if TYPE_CHECKING:
     from evaluators.merging.engine import MergeEngine
@@ -60,6 +60,7 @@ class Workbench:
     benchmarks: Mapping[str, BenchmarkSpec]
     device: str = "cpu"
     threads: int = 1
+    tokenizer: TokenizerSource = "base"
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,8 @@ class Worker:
         from evaluators.sources import open_sources
 
         if self._engine is None:
-            sources = open_sources(self._workbench.base, self._workbench.experts)
+            bench = self._workbench
+            sources = open_sources(bench.base, bench.experts, tokenizer=bench.tokenizer)
             self._engine = MergeEngine(sources)
         return self._engine
 

@@ -319,7 +319,8 @@ class Campaign:
             from evaluators.sources import open_sources
 
             merge = self._config.merge
-            sources = open_sources(*self._config.sources.refs())
+            chosen = self._config.sources
+            sources = open_sources(*chosen.refs(), tokenizer=chosen.tokenizer)
             probe = DeltaProbe(sources, merge.layer_groups, merge.filters, seed=self._config.seed)
             known = self._space.known_delta_l1(probe)
         return Optimizer(self._config, self._space, self._history.objectives, known)

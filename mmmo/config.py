@@ -30,7 +30,7 @@ from evaluators.benchmarks.data import DataOptions
 from evaluators.benchmarks.rows import is_file
 from evaluators.benchmarks.table import options_of
 from evaluators.merging.methods import METHODS, Method
-from evaluators.recipe import DType, ModelRef
+from evaluators.recipe import DType, ModelRef, TokenizerSource
 from evaluators.worker import BenchmarkSpec
 from mmmo.complaints import complaints, shown
 from mmmo.crosschecks import cross_checks, option_problems
@@ -46,12 +46,17 @@ Measure = Literal["delta_l1"]
 
 
 class SourcesConfig(Strict):
-    """The base and its fine-tunes: folders, or hub ids with `@revision`."""
+    """The base and its fine-tunes: folders, or hub ids with `@revision`; `+adapter` behind either.
+
+    An expert may be an adapter alone; it is applied to the base.
+    """
 
     base: str = Field(min_length=1)
     experts: dict[Annotated[str, Field(pattern=NAME)], Annotated[str, Field(min_length=1)]] = Field(
         min_length=1
     )
+    tokenizer: TokenizerSource = "base"
+    """Whose tokens the merged models have where experts have others."""
 
     def refs(self) -> tuple[ModelRef, dict[str, ModelRef]]:
         """Base and experts as the evaluators open them."""
@@ -259,15 +264,21 @@ def _absolute(config: CampaignConfig, folder: Path) -> CampaignConfig:
     """Resolve what is a path beside the file; leave hub ids as they are."""
 
     def source(text: str) -> str:
-        path, at, revision = text.partition("@")
-        here = folder / Path(path).expanduser()
-        local = path.startswith((".", "/", "~")) or here.exists()
-        return f"{here.resolve()}{at}{revision}" if local else text
+        if (folder / Path(text).expanduser()).is_dir():  # also one with + or @ in its name
+            return resolved(text)
+        ref = ModelRef.parse(text)
+        adapter = None if ref.adapter is None else resolved(ref.adapter)
+        return str(ref.model_copy(update={"path": resolved(ref.path), "adapter": adapter}))
 
-    sources = SourcesConfig(
-        base=source(config.sources.base),
-        experts={name: source(path) for name, path in config.sources.experts.items()},
-    )
+    def resolved(path: str) -> str:
+        here = folder / Path(path).expanduser()
+        return str(here.resolve()) if path.startswith((".", "/", "~")) or here.exists() else path
+
+    update = {
+        "base": source(config.sources.base),
+        "experts": {name: source(path) for name, path in config.sources.experts.items()},
+    }
+    sources = config.sources.model_copy(update=update)
     benchmarks = {name: _with_paths(b, folder) for name, b in config.benchmarks.items()}
     return config.model_copy(update={"sources": sources, "benchmarks": benchmarks})
 

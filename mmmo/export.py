@@ -104,13 +104,14 @@ class _Export:
     @cached_property
     def _sources(self) -> Sources:
         """Base and experts, the same as when the campaign began."""
-        from evaluators.sources import SourceError, open_sources
+        from evaluators.sources import SourcesError, open_sources
 
+        chosen = self._history.config.sources
         try:
-            sources = open_sources(*self._history.config.sources.refs())
-            now = {name: c.digest for name, c in _checkpoints(sources).items()}
-        except SourceError as error:
-            raise UserError(f"sources: {error}") from None
+            sources = open_sources(*chosen.refs(), tokenizer=chosen.tokenizer)
+        except SourcesError as error:
+            raise Problems([f"sources.{w}: {m}" for w, m in error.problems.items()]) from None
+        now = {name: c.digest for name, c in sources.all.items()}
         was = self._history.facts.sources
         if changed := [name for name, digest in now.items() if was.get(name) != digest]:
             line = "sources.{}: the weights changed since the campaign began"
@@ -181,7 +182,7 @@ class _Export:
         _write(folder / "README.md", self._card(trial))
 
     def _card(self, trial: Trial) -> str:
-        folders = {name: c.folder for name, c in _checkpoints(self._sources).items()}
+        folders = {name: c.folder for name, c in self._sources.all.items()}
         architectures = self._sources.base.config.get("architectures") or ["AutoModel"]
         return model_card(self._history, trial, folders, architectures[0], self._held_out_of(trial))
 
@@ -243,10 +244,6 @@ def _preference(text: str) -> dict[str, float]:
             raise UserError(f"--prefer: {name} is there twice")
         weights[name] = weight
     return weights
-
-
-def _checkpoints(sources: Sources) -> dict[str, Checkpoint]:
-    return {"base": sources.base, **sources.experts}
 
 
 def _copy_rest(base: Checkpoint, folder: Path) -> None:

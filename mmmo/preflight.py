@@ -6,6 +6,7 @@ estimated, and the objectives get their goals from the benchmarks' metrics.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -21,7 +22,7 @@ from mmmo.records import Objective
 from mmmo.space import SearchSpace
 
 if TYPE_CHECKING:
-    from evaluators.sources import Checkpoint
+    from evaluators.sources import Checkpoint, Sources
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Facts:
 
 
 class Preflight:
-    """Opens what a campaign needs and looks at it; nothing is run, nothing is written.
+    """Opens what a campaign needs and looks at it; nothing is run. Only the cache is written to.
 
     Args:
         thorough: look at everything; else only open sources and benchmarks, for a campaign that
@@ -73,7 +74,7 @@ class Preflight:
         self.warnings: list[str] = []
         self.notes: list[str] = []
         self._benchmarks = dict(self._open_benchmarks())
-        self._checkpoints = dict(self._open_checkpoints())
+        self._sources = self._open_sources()
         if thorough:
             self._look_at_space()
             self._look_at_strategy()
@@ -90,11 +91,11 @@ class Preflight:
         Raises:
             Problems: something is wrong; one line each.
         """
-        if self.errors:
+        if self.errors or self._sources is None:
             raise Problems(self.errors)
         return Facts(
             objectives=self.objectives,
-            sources={name: c.digest for name, c in self._checkpoints.items()},
+            sources={name: c.digest for name, c in self._sources.all.items()},
             items={
                 name: {"search": b.size("search"), "held_out": b.size("held_out")}
                 for name, b in self._benchmarks.items()
@@ -173,12 +174,12 @@ class Preflight:
             )
 
     def _look_at_sources(self) -> None:
-        from evaluators.sources import Sources, estimate, inspect_sources
+        from evaluators.inspection import estimate, inspect_sources
 
-        if len(self._checkpoints) <= len(self.config.sources.experts):
-            return  # one could not be opened, which was said
-        experts = {name: self._checkpoints[name] for name in self.config.sources.experts}
-        sources = Sources(self._checkpoints["base"], experts)
+        sources = self._sources
+        if sources is None:
+            return  # which was said
+        self._look_at_preparations(sources)
         for finding in inspect_sources(sources):
             kind = self.errors if finding.level == "error" else self.warnings
             kind.append(f"sources.{finding.where}: {finding.message}")
@@ -190,19 +191,31 @@ class Preflight:
             f"disk: {_size(needed.disk_bytes_per_export)} per exported model"
         )
 
-    def _open_checkpoints(self) -> Iterator[tuple[str, Checkpoint]]:
-        """Base and experts, as far as they can be opened and their tokenizers read."""
-        from evaluators.sources import SourceError, open_checkpoint
+    def _open_sources(self) -> Sources | None:
+        """Base and experts, or None if one cannot be opened or its tokenizer not be read."""
+        from evaluators.sources import SourceError, SourcesError, open_sources
 
-        base, experts = self.config.sources.refs()
-        for name, ref in {"base": base, **experts}.items():
+        chosen, before = self.config.sources, len(self.errors)
+        try:
+            sources = open_sources(*chosen.refs(), tokenizer=chosen.tokenizer, say=_tell)
+        except SourcesError as error:
+            self.errors += [f"sources.{where}: {what}" for where, what in error.problems.items()]
+            return None
+        for name, checkpoint in sources.all.items():
             try:
-                checkpoint = open_checkpoint(ref)
                 _ = checkpoint.tokens
             except SourceError as error:
                 self.errors.append(f"sources.{name}: {error}")
-            else:
-                yield name, checkpoint
+        return sources if len(self.errors) == before else None
+
+    def _look_at_preparations(self, sources: Sources) -> None:
+        """Say what was made for this campaign, and where it lies."""
+        for name, checkpoint in sources.all.items():
+            if (made := checkpoint.preparation) is None:
+                continue
+            size = _size(checkpoint.size_bytes)
+            self.notes.append(f"{name}: {'; '.join(made.done)}; {size} in {checkpoint.folder}")
+            self.warnings += [f"sources.{name}: {line}" for line in made.warnings]
 
     def _look_at_blocks(self, names: Iterable[str]) -> None:
         from evaluators.merging.blocks import Blocks
@@ -240,7 +253,13 @@ def workbench(config: CampaignConfig) -> Workbench:
         benchmarks={name: b.spec() for name, b in config.benchmarks.items()},
         device=config.pool.device,
         threads=config.pool.threads,
+        tokenizer=config.sources.tokenizer,
     )
+
+
+def _tell(line: str) -> None:
+    """Say on the terminal why nothing moves for a while."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def _size(n_bytes: int) -> str:

@@ -11,16 +11,9 @@ import torch
 from checkpoints import in_memory, random_tensors, write_checkpoint
 from tiny_models import tiny_bert, tiny_llama
 
+from evaluators.inspection import Finding, estimate, inspect_sources
 from evaluators.recipe import ModelRef
-from evaluators.sources import (
-    Finding,
-    SourceError,
-    Sources,
-    estimate,
-    inspect_sources,
-    open_checkpoint,
-    open_sources,
-)
+from evaluators.sources import SourceError, Sources, open_checkpoint, open_sources
 
 BASE = random_tensors(0)
 TUNED = random_tensors(1, BASE)

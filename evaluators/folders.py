@@ -1,0 +1,241 @@
+"""Model folders, local or from the hub, as opened checkpoints.
+
+A checkpoint is a folder with `config.json` and safetensors. Tensors are memory maps: opening costs
+milliseconds, and worker processes share the pages.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evaluators.digests import files_digest
+from evaluators.merging.stored import (
+    INDEX,
+    SINGLE,
+    SourceError,
+    open_tensors,
+    read_json,
+    tensor_files,
+)
+from evaluators.recipe import ModelRef
+
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
+"""How the names of input embeddings end."""
+
+HEADS = ("lm_head.weight", "lm_head.bias", "embed_out.weight")
+"""How the names of what maps to the vocabulary end."""
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+
+ADAPTER_CONFIG, ADAPTER_MODEL = "adapter_config.json", "adapter_model.safetensors"
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How a folder of the cache came about.
+
+    Attributes:
+        digest: of all that it was made of, and of what was done.
+        done: what was done, a line each.
+        warnings: what was left out on the way, a line each.
+    """
+
+    digest: str
+    done: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One opened model. Open it with `evaluators.sources.open_checkpoint`.
+
+    Attributes:
+        tensors: name → memory-mapped tensor, sorted by name; a tied head is not listed.
+        preparation: how the folder was made, if it is not the user's own.
+    """
+
+    ref: ModelRef
+    folder: Path
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+    preparation: Preparation | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Tensor names, sorted."""
+        return tuple(self.tensors)
+
+    def tensor(self, name: str) -> Tensor:
+        """Return the mapped tensor; treat it as read-only."""
+        return self.tensors[name]
+
+    def shape(self, name: str) -> torch.Size:
+        """Return a tensor's shape; nothing is read."""
+        return self.tensors[name].shape
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Return a tensor's stored type; nothing is read."""
+        return self.tensors[name].dtype
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(t.nbytes for t in self.tensors.values())
+
+    @property
+    def vocabulary(self) -> int | None:
+        """`vocab_size` of the configuration, if it has one."""
+        nested = self.config.get("text_config")
+        text = nested if isinstance(nested, dict) else {}
+        size = self.config.get("vocab_size", text.get("vocab_size"))
+        return size if isinstance(size, int) else None
+
+    @cached_property
+    def tokens(self) -> Mapping[str, int] | None:
+        """Token → id of `tokenizer.json`, or None without one.
+
+        Raises:
+            SourceError: the file is no tokenizer.
+        """
+        return read_tokens(self.folder)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the files that decide scores: tensors, configuration, all of the tokenizer.
+
+        Of a prepared folder it is a hash of what it was made of: the same whenever it is made.
+        """
+        if self.preparation is not None:
+            return self.preparation.digest
+        extra = [self.folder / name for name in ("config.json", *TOKENIZER_FILES)]
+        return files_digest([*tensor_files(self.folder), *filter(Path.exists, extra)])
+
+
+def read_tokens(folder: Path) -> dict[str, int] | None:
+    """Token → id of a folder's `tokenizer.json`, added tokens too, or None without one.
+
+    Raises:
+        SourceError: the file is no tokenizer.
+    """
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        return None
+    content = read_json(path)
+    try:
+        vocabulary: Any = content["model"]["vocab"]
+        if isinstance(vocabulary, list):  # Unigram: pairs of token and score
+            vocabulary = {token: i for i, (token, _) in enumerate(vocabulary)}
+        added = {t["content"]: t["id"] for t in content.get("added_tokens", [])}
+        return {**vocabulary, **added}
+    except (KeyError, TypeError, ValueError):
+        raise SourceError(f"{path}: has no model.vocab that maps tokens to ids") from None
+
+
+def open_folder(ref: ModelRef, folder: Path, preparation: Preparation | None = None) -> Checkpoint:
+    """Open a model folder under the reference that it is known by.
+
+    Raises:
+        SourceError: missing, truncated or unusable files, in one line.
+    """
+    config = read_json(folder / "config.json")
+    tensors = open_tensors(folder)
+    if config.get("tie_word_embeddings"):
+        _drop_tied_head(folder, tensors)
+    return Checkpoint(ref, folder, config, dict(sorted(tensors.items())), preparation)
+
+
+def locate(ref: ModelRef) -> tuple[Path | None, Path | None]:
+    """Find the folders of a reference's model and adapter, fetched from the hub if need be.
+
+    A + or @ may be part of a folder's name: what exists decides, the whole name before its parts.
+
+    Raises:
+        SourceError: there is no such folder.
+    """
+    text = str(ref)
+    places = [None, *(i for i, sign in enumerate(text) if sign == "+")]
+    for place in places:
+        parts = [text] if place is None else [text[:place], text[place + 1 :]]
+        if all(map(_is_folder, parts)):
+            folders = [Path(part).expanduser() for part in parts]
+            break
+    else:
+        folders = [_fetched(ref.path, ref.revision)]
+        if ref.adapter is not None:
+            folders.append(_fetched(ref.adapter, ref.adapter_revision))
+    if len(folders) == 2:
+        if not is_adapter(folders[1]):
+            raise SourceError(f"{folders[1]}: is no adapter, it has no {ADAPTER_CONFIG}")
+        return folders[0], folders[1]
+    return (None, folders[0]) if is_adapter(folders[0]) else (folders[0], None)
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter, and no model beside it."""
+    whole = (folder / SINGLE).exists() or (folder / INDEX).exists()
+    return (folder / ADAPTER_CONFIG).exists() and not whole
+
+
+def _is_folder(text: str) -> bool:
+    return text != "" and Path(text).expanduser().is_dir()
+
+
+def _fetched(path: str, revision: str | None) -> Path:
+    """Find a folder, fetched from the hub if it is none of ours."""
+    ref = ModelRef(path=path, revision=revision)
+    if _is_folder(str(ref)):
+        return Path(str(ref)).expanduser()
+    if _is_folder(path):
+        raise SourceError(f"{ref}: a local folder has no revisions; write {path}")
+    if Path(path).expanduser().exists() or not _HUB_ID.fullmatch(path):
+        raise SourceError(f"{path}: no such folder")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(path, revision=revision, allow_patterns=_HUB_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise SourceError(f"{ref}: no such folder, nor fetched from the hub: {reason}") from None
+
+
+def _drop_tied_head(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Forget the stored copy of a tied embedding, which would be merged and counted twice."""
+    embedding = next((n for n in tensors if n.endswith(EMBEDDINGS)), None)
+    head = next((n for n in tensors if n.endswith("lm_head.weight")), None)
+    if embedding is None or head is None:
+        return
+    if not torch.equal(tensors[head], tensors[embedding]):
+        raise SourceError(
+            f"{folder}: tie_word_embeddings is true, but {head} differs from {embedding}"
+        )
+    del tensors[head]
+
+
+def some(names: Sequence[str], kind: str = "tensors", shown: int = 3) -> str:
+    """Show the first few of many names, and how many there are."""
+    first = ", ".join(names[:shown])
+    return f"{len(names)} {kind} ({first}{', ...' if len(names) > shown else ''})"
