@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from evaluators.merging.mergekit import differences
+from evaluators.merging.mergekit import differences, is_known
 from evaluators.recipe import WHOLE, MergeRecipe, ModelRef
 from mmmo.held_out import HeldOut, interval
 from mmmo.history import History
@@ -82,7 +82,7 @@ def _front_matter(recipe: MergeRecipe, licences: Mapping[str, str | None]) -> st
         "base_model": list(dict.fromkeys(_public_name(ref) for ref in sources)),
         "base_model_relation": "merge",
         "library_name": "transformers",
-        "tags": ["mergekit", "merge"],
+        "tags": ["mergekit", "merge"] if is_known(recipe.method) else ["merge"],
     }
     common = set(licences.values())
     if len(common) == 1 and None not in common:
@@ -188,13 +188,15 @@ def _lineage(history: History, trial: Trial) -> Iterator[str]:
             f"searched with {versions}",
         ]
     )
-    yield (
-        "To make the same weights again: "
-        f"`mmmo export {history.name} --trial {trial.number} --out elsewhere` (the digest is "
-        "checked), or, without mmmo, `mergekit-yaml mergekit_config.yml elsewhere`"
-        + ("." if not differences(trial.recipe) else ", with these differences:")
-    )
-    if notes := differences(trial.recipe):
+    again = f"To make the same weights again: `mmmo export {history.name} --trial {trial.number}"
+    again += " --out elsewhere` (the digest is checked)"
+    if not is_known(trial.recipe.method):
+        yield f"{again}. mergekit has no operator `{trial.recipe.method}`."
+        return
+    notes = differences(trial.recipe)
+    again += ", or, without mmmo, `mergekit-yaml mergekit_config.yml elsewhere`"
+    yield again + (", with these differences:" if notes else ".")
+    if notes:
         yield _bullets(notes)
 
 

@@ -34,6 +34,7 @@ StoreUrl = Annotated[
     str | None,
     typer.Option("--store", envvar="MMMO_STORE", help="Database URL.", show_envvar=True),
 ]
+ShardSize = Annotated[str, typer.Option(help="Largest file of weights: 500MB, 5GB.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -183,16 +184,35 @@ def export(  # noqa: PLR0913
         str | None, typer.Option(help="Only the best for weights: maths=0.7,code=0.3")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder [runs/NAME/exports].")] = None,
+    shard_size: ShardSize = "5GB",
     store: StoreUrl = None,
 ) -> None:
     """Write chosen models (default: the whole front), with held-out scores, ready to publish."""
     from mmmo.export import choose, export_trials
+    from mmmo.model_folder import shard_size_bytes
 
+    size = shard_size_bytes(shard_size)
     history = _history(name, store)
     chosen = choose(history.pareto, history, trial or [], knee, prefer)
     folder = out or RUNS / name / "exports"
-    for exported in export_trials(history, chosen, folder):
+    for exported in export_trials(history, chosen, folder, size):
         print(exported)
+
+
+@app.command()
+def merge(
+    config: Annotated[Path, typer.Argument(help="A mergekit configuration.", metavar="CONFIG")],
+    out: Annotated[Path, typer.Argument(help="The folder to write.", metavar="OUT")],
+    dtype: Annotated[str | None, typer.Option(help="Of the weights [the file's].")] = None,
+    shard_size: ShardSize = "5GB",
+    seed: Annotated[int, typer.Option(min=0, help="Of random masks.")] = 0,
+) -> None:
+    """Merge once, without a campaign, as a mergekit configuration says."""
+    from mmmo.merge import merge
+    from mmmo.model_folder import shard_size_bytes
+
+    for line in merge(config, out, dtype, shard_size_bytes(shard_size), seed):
+        print(line)
 
 
 @app.command()

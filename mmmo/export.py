@@ -7,8 +7,7 @@ again from the disk), and is left alone when it is already there and nobody chan
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -27,17 +26,12 @@ from mmmo.held_out import (
     score_held_out,
 )
 from mmmo.history import History
+from mmmo.model_folder import write_mergekit, write_model, write_text
 from mmmo.pareto import ParetoSet
 from mmmo.records import Trial
 
 if TYPE_CHECKING:
-    from evaluators.sources import Checkpoint, Sources
-
-_COPIED = (".json", ".model", ".txt", ".jinja")
-"""What a model folder holds beside its weights: tokenizer, templates, generation settings."""
-
-_WRITTEN = ("config.json", MANIFEST, "trainer_state.json")
-"""Written anew, or of no use to the merge."""
+    from evaluators.sources import Sources
 
 _VERSIONED = ("mmmo", "torch", "transformers", "safetensors")
 
@@ -63,8 +57,12 @@ def choose(
     return [pareto.choose(_preference(prefer))] if prefer is not None else list(pareto.front)
 
 
-def export_trials(history: History, trials: Sequence[Trial], folder: Path) -> Iterator[str]:
+def export_trials(
+    history: History, trials: Sequence[Trial], folder: Path, shard_size_bytes: int = 5 * 10**9
+) -> Iterator[str]:
     """Write one folder per trial, and `pareto.csv` and `pareto.json` beside them.
+
+    The size of the files of weights does not change their digest; a folder that is there stays.
 
     Yields:
         Lines to print.
@@ -75,15 +73,18 @@ def export_trials(history: History, trials: Sequence[Trial], folder: Path) -> It
         Fault: the weights that were written are not those that were scored.
     """
     try:
-        yield from _Export(history, trials, folder).run()
+        yield from _Export(history, trials, folder, shard_size_bytes).run()
     except OSError as error:
         where = error.filename or folder
         raise UserError(f"{where}: cannot be written: {error.strerror or error}") from None
 
 
 class _Export:
-    def __init__(self, history: History, trials: Sequence[Trial], folder: Path) -> None:
+    def __init__(
+        self, history: History, trials: Sequence[Trial], folder: Path, shard_size_bytes: int
+    ) -> None:
         self._history, self._trials, self._folder = history, trials, folder
+        self._shard_size_bytes = shard_size_bytes
         self._references = references(history)
 
     def run(self) -> Iterator[str]:
@@ -153,33 +154,25 @@ class _Export:
             self._fill(partial, trial)
             versions = {package: version(package) for package in _VERSIONED}
             content = facts | {"versions": versions, "files": file_digests(partial)}
-            _write(partial / MANIFEST, json.dumps(content, indent=2, allow_nan=False))
+            write_text(partial / MANIFEST, json.dumps(content, indent=2, allow_nan=False))
         return f"{target}: {self._summary(trial)}"
 
     def _fill(self, folder: Path, trial: Trial) -> None:
         from evaluators.merging.blocks import Blocks
-        from evaluators.merging.engine import MergeEngine
         from evaluators.merging.mergekit import differences, to_mergekit
         from evaluators.merging.stored import stored_digest
 
-        base = self._sources.base
-        MergeEngine(self._sources).write(trial.recipe, folder)
+        recipe = trial.recipe
+        write_model(self._sources, recipe, folder, self._shard_size_bytes)
         if stored_digest(folder) != trial.digest:
             raise Fault(
                 f"trial {trial.number}: the weights to export are not those that were scored",
                 f"no source changed; packages: {self._changed_packages()}",
             )
-        _copy_rest(base, folder)
-        config = _config(base.config, trial.recipe.dtype)
-        _write(folder / "config.json", json.dumps(config, indent=2))
-        _write(folder / RECIPE, recipe_text(trial.recipe))
-        layers = Blocks(base.names, 1, ()).layers
-        notes = [f"# {note}\n" for note in differences(trial.recipe)]
-        _write(
-            folder / "mergekit_config.yml",
-            "".join(notes) + _yaml(to_mergekit(trial.recipe, layers)),
-        )
-        _write(folder / "README.md", self._card(trial))
+        write_text(folder / RECIPE, recipe_text(recipe))
+        layers = Blocks(self._sources.base.names, 1, ()).layers
+        write_mergekit(folder, _yaml(to_mergekit(recipe, layers)), differences(recipe))
+        write_text(folder / "README.md", self._card(trial))
 
     def _card(self, trial: Trial) -> str:
         folders = {name: c.folder for name, c in self._sources.all.items()}
@@ -246,37 +239,7 @@ def _preference(text: str) -> dict[str, float]:
     return weights
 
 
-def _copy_rest(base: Checkpoint, folder: Path) -> None:
-    """Copy tokenizer, templates and settings of the base; never weights, indices or READMEs."""
-    for path in sorted(base.folder.iterdir()):
-        unwanted = path.name in _WRITTEN or path.name.endswith(".index.json")
-        if unwanted or path.name.lower().startswith("readme") or path.suffix not in _COPIED:
-            continue
-        shutil.copyfile(path, folder / path.name)
-    for name in ("additional_chat_templates", *_modules(base.folder)):
-        if (base.folder / name).is_dir():
-            shutil.copytree(base.folder / name, folder / name, copy_function=shutil.copyfile)
-
-
-def _modules(folder: Path) -> list[str]:
-    """Folders of a sentence encoder's further modules, such as `1_Pooling`; they are not merged."""
-    path = folder / "modules.json"
-    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    paths = [str(module.get("path", "")) for module in content]
-    return [p for p in paths if p and Path(p).name == p and p != ".."]
-
-
-def _config(base: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """Take the base's configuration, with the merge's dtype under today's name."""
-    dropped = ("torch_dtype", "_name_or_path")
-    return {k: v for k, v in base.items() if k not in dropped} | {"dtype": dtype}
-
-
 def _yaml(content: Any) -> str:
     import yaml
 
     return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")

@@ -15,8 +15,8 @@ from typing import Any
 
 from evaluators.merging.blocks import Blocks
 from evaluators.merging.numbering import label, stacked_names
-from evaluators.recipe import ModelRef
-from evaluators.sources import Checkpoint, SourceError
+from evaluators.recipe import WHOLE, ModelRef
+from evaluators.sources import Checkpoint, SourceError, Sources
 
 _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 """What configurations call the number of layers."""
@@ -84,6 +84,31 @@ def stack(donor: Checkpoint, layers: Sequence[Layer], ref: ModelRef | None = Non
         tensors=tensors,
         layers=tuple(layers),
     )
+
+
+def stacked_sources(
+    opened: Sources,
+    owners: Mapping[str, ModelRef],
+    stacks: Mapping[str, Sequence[tuple[ModelRef, int]]],
+) -> Sources:
+    """Make the sources of a recipe, of which some are stacks, out of opened models.
+
+    Args:
+        opened: the donor of the configuration as the base, and every model that takes part.
+        owners: source (`WHOLE` for the base, or an expert's name) → what the recipe calls it.
+        stacks: source → its layers; one that is not listed is a model as it is.
+
+    Raises:
+        SourceError: see `stack`.
+    """
+    models = {checkpoint.ref: checkpoint for checkpoint in opened.experts.values()}
+    made = {
+        owner: stack(opened.base, [(models[r], n) for r, n in stacks[owner]], ref)
+        if owner in stacks
+        else models[ref]
+        for owner, ref in owners.items()
+    }
+    return Sources(made.pop(WHOLE), made)
 
 
 def _config(donor: Checkpoint, layers: Sequence[Layer]) -> dict[str, Any]:

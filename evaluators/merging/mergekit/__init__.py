@@ -6,6 +6,7 @@ where mergekit would compute something else. What mergekit itself knows is in `d
 
 from __future__ import annotations
 
+from evaluators.merging.mergekit.dialect import is_known
 from evaluators.merging.mergekit.document import MergekitError
 from evaluators.merging.mergekit.reading import Outline, Reading, from_mergekit
 from evaluators.merging.mergekit.writing import differences, to_mergekit
@@ -16,5 +17,6 @@ __all__ = [
     "Reading",
     "differences",
     "from_mergekit",
+    "is_known",
     "to_mergekit",
 ]

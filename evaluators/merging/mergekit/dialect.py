@@ -73,3 +73,8 @@ OURS = _operator("origin")
 def operator(method: str) -> Operator:
     """Look up an operator; one that mergekit lacks has a base and no required parameter."""
     return OPERATORS.get(method, OURS)
+
+
+def is_known(method: str) -> bool:
+    """Whether mergekit has an operator of ours."""
+    return method in OPERATORS

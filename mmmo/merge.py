@@ -1,0 +1,141 @@
+"""One merge without a campaign, as a mergekit configuration asks for it: `mmmo merge`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import cast, get_args
+
+from evaluators.durable import remove_leftovers, whole_folder
+from evaluators.merging.engine import MergeReport, RecipeError
+from evaluators.merging.mergekit import (
+    MergekitError,
+    Outline,
+    Reading,
+    differences,
+    from_mergekit,
+)
+from evaluators.merging.stack import stacked_sources
+from evaluators.recipe import WHOLE, DType, MergeRecipe, ModelRef
+from evaluators.sources import Checkpoint, SourceError, Sources, SourcesError, open_sources
+from evaluators.sources import open_checkpoint as open_model
+from mmmo.errors import Problems, UserError
+from mmmo.model_folder import write_mergekit, write_model
+from mmmo.writing import WritingDisplay
+from mmmo.yamlfile import read_yaml
+
+
+def merge(
+    config: Path, out: Path, dtype: str | None, shard_size_bytes: int, seed: int
+) -> Iterator[str]:
+    """Write the model that a mergekit configuration asks for; paths in it are relative to here.
+
+    Args:
+        config: the YAML file.
+        out: the folder to be; it is there whole, or not at all.
+        dtype: of the merged weights, in place of the configuration's.
+        shard_size_bytes: of a file of weights.
+        seed: of the random masks.
+
+    Yields:
+        Lines to print.
+
+    Raises:
+        UserError: a mistake in the file, sources that cannot be opened or merged, a folder that is
+            there already, weights that are not finite.
+    """
+    if dtype is not None and dtype not in get_args(DType):
+        raise UserError(f"--dtype: found {dtype!r}, allowed: {', '.join(get_args(DType))}")
+    if out.exists() or out.is_symlink():
+        raise UserError(f"{out}: exists already; remove it, or name another folder")
+    try:
+        yield from _Merge(config, out, cast("DType | None", dtype), seed).run(shard_size_bytes)
+    except OSError as error:
+        where = error.filename or out
+        raise UserError(f"{where}: cannot be written: {error.strerror or error}") from None
+
+
+class _Merge:
+    def __init__(self, config: Path, out: Path, dtype: DType | None, seed: int) -> None:
+        self._config, self._out, self._dtype, self._seed = config, out, dtype, seed
+        self._looked: dict[ModelRef, Outline] = {}
+
+    def run(self, shard_size_bytes: int) -> Iterator[str]:
+        notes = [*self._reading.notes, *differences(self._recipe)]
+        remove_leftovers(self._out.parent)
+        try:
+            with whole_folder(self._out) as partial, WritingDisplay(partial):
+                report = write_model(self._sources, self._recipe, partial, shard_size_bytes)
+                self._refuse_non_finite(report)
+                text = self._config.read_text(encoding="utf-8")
+                write_mergekit(partial, text, [self._origin(report), *notes])
+        except (SourceError, RecipeError) as error:
+            raise UserError(f"{self._config}: {error}") from None
+        yield f"{self._out}: {self._recipe.method}, {report.parameters:,} parameters"
+        yield f"digest {report.digest}"
+        yield f"delta_l1 {report.delta_l1:.6g} from {self._recipe.base}"
+        yield f"seconds {report.seconds:.3g}"
+        yield from (f"note: {note}" for note in notes)
+
+    @cached_property
+    def _reading(self) -> Reading:
+        if not self._config.exists():
+            raise UserError(f"{self._config}: no such file")
+        content = read_yaml(self._config)
+        try:
+            return from_mergekit(content, self._look, self._seed)
+        except MergekitError as error:
+            raise Problems([f"{self._config}: {line}" for line in error.problems]) from None
+
+    @cached_property
+    def _recipe(self) -> MergeRecipe:
+        recipe = self._reading.recipe
+        return recipe.model_copy(update={"dtype": self._dtype}) if self._dtype else recipe
+
+    @cached_property
+    def _sources(self) -> Sources:
+        """Base and experts of the recipe; stacks are made of models that were opened together."""
+        recipe, stacks = self._recipe, self._reading.stacks
+        if not stacks:
+            return self._open(recipe.base, recipe.experts)
+        owners = {WHOLE: recipe.base} | recipe.experts
+        models = [ref for owner, ref in owners.items() if owner not in stacks]
+        models += [ref for layers in stacks.values() for ref, _ in layers]
+        opened = self._open(self._reading.donor, {str(ref): ref for ref in models})
+        return stacked_sources(opened, owners, stacks)
+
+    def _open(self, base: ModelRef, experts: Mapping[str, ModelRef]) -> Sources:
+        try:
+            return open_sources(base, experts, tokenizer=self._reading.tokenizer)
+        except SourcesError as error:
+            lines = [f"{self._config}: {line}" for line in error.problems.values()]
+            raise Problems(list(dict.fromkeys(lines))) from None
+
+    def _look(self, ref: ModelRef) -> Outline:
+        """Look at a model's headers; an adapter changes neither names nor types."""
+        try:
+            checkpoint = open_model(ref.parts[0])
+        except SourceError as error:
+            raise UserError(f"{self._config}: {error}") from None
+        return Outline(checkpoint.names, _stored_dtype(checkpoint))
+
+    def _refuse_non_finite(self, report: MergeReport) -> None:
+        if report.non_finite:
+            raise UserError(
+                f"{self._config}: {report.non_finite} merged values are not finite; nothing was "
+                "written",
+                "look for weights that add up to 0, or that are very large",
+            )
+
+    def _origin(self, report: MergeReport) -> str:
+        dtype, seed = self._recipe.dtype, self._recipe.seed
+        return f"Merged by mmmo {version('mmmo')} (--dtype {dtype} --seed {seed}): {report.digest}"
+
+
+def _stored_dtype(checkpoint: Checkpoint) -> DType:
+    """Find the type in which most of a model's tensors are stored."""
+    types = [str(t.dtype).removeprefix("torch.") for t in checkpoint.tensors.values()]
+    found = [name for name in types if name in get_args(DType)]
+    return cast("DType", max(set(found), key=found.count)) if found else "float32"
