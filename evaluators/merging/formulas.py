@@ -32,7 +32,7 @@ class Operands:
         experts: parameter of the experts, such as "weight" → K tensors, `... x 1` (or `... x n`).
         keep: K `... x n` or `1`: 1 where an entry of a delta survives trimming, else 0.
         rescale: K `... x 1`: factors of the surviving entries.
-        mix: K + 1 `... x 1` coefficients of base and models (see `Method.mix`), else empty.
+        mix: K + 1 `... x 1` coefficients of base and task vectors (see `Method.mix`), else empty.
         merge: number of the merge, such as "lambda" or "t" → `... x 1`.
         options: choice, such as "normalize" → its value.
     """
@@ -122,14 +122,15 @@ def ties(x: Operands) -> Tensor:
 
 
 def combination(x: Operands) -> Tensor:
-    """Linear combination of base and models: Σ_j c_j θ_j, j = 0 … K, coefficients in `mix`.
+    """Linear combination of base and task vectors: c_0 θ_0 + Σ_k c_k τ_k, coefficients in `mix`.
 
-    All spherical merges are of this kind (see `spherical`).
+    All spherical merges are of this kind (see `spherical`). Of task vectors, since large
+    coefficients of nearly equal models would cancel.
 
     Returns:
         `... x n`
     """
-    return total([m * c for m, c in zip([x.base, *x.models], x.mix, strict=True)])
+    return total([v * c for v, c in zip([x.base, *x.deltas], x.mix, strict=True)])
 
 
 def consensus_ta(x: Operands) -> Tensor:
@@ -175,7 +176,9 @@ def nearswap(x: Operands) -> Tensor:
         `... x n`
     """
     (model,) = x.models
-    share = (x.merge["t"] / (model - x.base).abs().clamp(min=1e-6)).clamp(0, 1)
+    # Times the reciprocal, as mergekit's division by a tensor rounds.
+    nearness = (model - x.base).abs().clamp(min=1e-6).reciprocal()
+    share = (x.merge["t"] * nearness).clamp(0, 1)
     return share * model + (1 - share) * x.base
 
 

@@ -81,9 +81,10 @@ def ramplus_tl(x: Operands) -> Tensor:
     terms = []
     for delta, own in zip(x.deltas, changed, strict=True):
         alone = own * (count == 1)
-        shared = own.sum() - alone.sum()
-        ratio = (shared / alone.sum().clamp(min=1e-5)).clamp(max=x.merge["alpha"])
-        terms.append(delta * (own / count.clamp(min=1) + alone * x.merge["r"] * ratio))
+        shared = own - alone
+        ratio = (shared.sum() / alone.sum().clamp(min=1e-5)).clamp(max=x.merge["alpha"])
+        amplified = delta * alone * (1 + x.merge["r"] * ratio)
+        terms.append(amplified + delta * shared / count.clamp(min=1))
     return x.base + total(terms)
 
 

@@ -42,7 +42,7 @@ class Dials:
 
 
 Mixer = Callable[[Tensor, Dials], Tensor]
-"""(Gram matrices `... x (K+1) x (K+1)`, dials) → coefficients `... x (K+1)` of θ_0, θ_1 … θ_K."""
+"""(Gram matrices `... x (K+1) x (K+1)`, dials) → coefficients `... x (K+1)` of θ_0, τ_1 … τ_K."""
 
 
 def gram(base: Tensor, models: Sequence[Tensor]) -> Tensor:
@@ -84,7 +84,7 @@ def slerp(products: Tensor, dials: Dials) -> Tensor:
     """
     pair = of_models(products)[..., -2:, -2:]
     mix = arc(_cosines(pair)[..., 0, 1], dials.merge["t"], _NEARLY_STRAIGHT).movedim(0, -1)
-    return torch.nn.functional.pad(mix, (products.shape[-1] - 2, 0))
+    return _from_models(torch.nn.functional.pad(mix, (products.shape[-1] - 2, 0)))
 
 
 def nuslerp(products: Tensor, dials: Dials) -> Tensor:
@@ -118,7 +118,7 @@ def multislerp(products: Tensor, dials: Dials) -> Tensor:
         weights = weights / torch.where(silent, 1.0, weights.sum(-1, keepdim=True))
     eps = dials.merge["eps"].unsqueeze(-1)
     lengths = _lengths(vectors)
-    directed = weights / (lengths + eps)
+    directed = torch.where(lengths > 0, weights / (lengths + eps), 0.0)
     square = (directed * _times(vectors, directed)).sum(-1, keepdim=True)
     cancelled = square < eps.clamp(min=_RESOLUTION) ** 2
     reach = (weights * lengths).sum(-1, keepdim=True) / torch.where(cancelled, 1.0, square).sqrt()
@@ -144,7 +144,7 @@ def karcher(products: Tensor, dials: Dials) -> Tensor:
     size = _norm(units, share)
     mean = torch.where(size < tol, first, share / torch.where(size < tol, 1.0, size))
     running = valid.any(-1, keepdim=True)
-    for step in range(math.ceil(float(last.max()))):
+    for step in range(math.ceil(float(last.detach().max()))):
         cosine = _times(units, mean).clamp(-1, 1)
         angle = torch.acos(cosine)
         bent = torch.sin(angle) >= tol
@@ -159,7 +159,7 @@ def karcher(products: Tensor, dials: Dials) -> Tensor:
     length = lengths.mean(-1, keepdim=True)
     mix = length * mean / torch.where(valid, lengths, 1.0)
     mix = torch.where(valid.any(-1, keepdim=True), mix, 1 / mix.shape[-1])
-    return torch.nn.functional.pad(mix, (1, 0))
+    return _from_models(torch.nn.functional.pad(mix, (1, 0)))
 
 
 def model_stock(products: Tensor, _: Dials) -> Tensor:
@@ -176,7 +176,7 @@ def model_stock(products: Tensor, _: Dials) -> Tensor:
     divisor = 1 + (K - 1) * cosine
     singular = divisor.abs() < 1e-6
     t = torch.where(singular, 0.0, K * cosine / torch.where(singular, 1.0, divisor))
-    return torch.cat([1 - t, (t / K).expand(*t.shape[:-1], K)], -1)
+    return torch.cat([torch.ones_like(t), (t / K).expand(*t.shape[:-1], K)], -1)
 
 
 def arc(cosine: Tensor, t: Tensor, straight: float) -> Tensor:
@@ -207,16 +207,25 @@ def _vectors(products: Tensor, dials: Dials) -> Tensor:
 
 
 def _placed(mix: Tensor, dials: Dials, silent: Tensor | None = None) -> Tensor:
-    """Turn coefficients of what is merged (`... x K`) into those of θ_0 … θ_K.
+    """Turn coefficients of what is merged (`... x K`) into those of θ_0, τ_1 … τ_K.
 
-    Task vectors start at the base. Where `silent` (`... x 1`), the result is the base.
+    Where `silent` (`... x 1`), the result is the base.
     """
-    if silent is not None:
-        mix = torch.where(silent, 0.0, mix)
-    base = 1 - mix.sum(-1, keepdim=True)
-    if not dials.options["task_vectors"]:
-        base = torch.zeros_like(base) if silent is None else silent.to(mix.dtype)
-    return torch.cat([base.expand(*mix.shape[:-1], 1), mix], -1)
+    pad = torch.nn.functional.pad
+    if dials.options["task_vectors"]:
+        placed = pad(mix, (1, 0), value=1.0)
+    else:
+        placed = _from_models(pad(mix, (1, 0)))
+    if silent is None:
+        return placed
+    alone = torch.zeros_like(placed)
+    alone[..., 0] = 1
+    return torch.where(silent, alone, placed)
+
+
+def _from_models(mix: Tensor) -> Tensor:
+    """Turn coefficients of θ_0 … θ_K into those of θ_0, τ_1 … τ_K (`... x (K+1)`)."""
+    return torch.cat([mix.sum(-1, keepdim=True), mix[..., 1:]], -1)
 
 
 def _lengths(products: Tensor) -> Tensor:

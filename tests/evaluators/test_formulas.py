@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import cos, pi, sin
 from pkgutil import resolve_name
 
 import pytest
@@ -11,12 +10,11 @@ import torch
 from contracts.operator_contract import OperatorContract
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from operands import operate
 
 from evaluators.merging import formulas
 from evaluators.merging.formulas import Operands
 from evaluators.merging.methods import METHODS
-from evaluators.merging.spherical import Dials, arc, gram, of_models, slerp
 from evaluators.merging.sums import absolute_sum, dot
 from evaluators.merging.thresholds import keep_largest, rescale_factor
 
@@ -99,20 +97,44 @@ def test_dare_by_hand() -> None:
     torch.testing.assert_close(formulas.ties(x), expected)
 
 
-def test_slerp_by_hand() -> None:
-    # A quarter turn between vectors of lengths 1 and 3, a third of the way: 30 degrees.
-    first, second = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 3.0])
-    third = Dials(merge={"t": torch.tensor(1 / 3, dtype=torch.float64)})
-    mix = slerp(gram(first, [second]), third).float()
-    x = replace(operands(), base=first, models=[second], mix=mix.unbind())
-    expected = torch.tensor([cos(pi / 6), 3 * sin(pi / 6)])
-    torch.testing.assert_close(formulas.combination(x), expected)
+def test_consensus_by_hand() -> None:
+    # Alone against the other times 1/2: |4 -2 1 0| > |2 6 -1 .5| / 2, and the other way round.
+    base, models = torch.zeros(4), DELTAS.unbind()
+    ones = {"weight": 1.0, "tall_lambda": 0.5}
+    # expert 1 claims the first and third entry, expert 2 the second, third and fourth
+    both = operate("consensus_ta", base, models, **ones)
+    torch.testing.assert_close(both, torch.tensor([0.0, 0.0, 0.0, 0.0]))
+    any_one = operate("consensus_ta", base, models, **ones, k=1.0)
+    torch.testing.assert_close(any_one, torch.tensor([6.0, 4.0, 0.0, 0.5]))
+    # at weights 1 and 2 both claim the first entry and the third: 4 > 4 / 3, 1 > 2 / 3, 2 > 1 / 3
+    weighted = operate("consensus_ta", base, models, weight=[1.0, 2.0], tall_lambda=1 / 3)
+    torch.testing.assert_close(weighted, torch.tensor([8.0, 0.0, -1.0, 0.0]))
 
 
-@pytest.mark.parametrize("value", [1.0, 0.9996, -0.9996, -1.0])
-def test_nearly_collinear_vectors_are_mixed_linearly(value: float) -> None:
-    mix = arc(torch.tensor(value), torch.tensor(0.25), 0.9995)
-    torch.testing.assert_close(mix, torch.tensor([0.75, 0.25]))
+def test_no_more_votes_are_needed_than_there_are_experts() -> None:
+    alone = operate("consensus_ta", BASE, [BASE + DELTAS[0]], k=9.0)
+    torch.testing.assert_close(alone, BASE + DELTAS[0])
+
+
+def test_ram_by_hand() -> None:
+    # Changes above 0.6: 4 2 averaged, -2 6 averaged, 1 -1 averaged, none
+    merged = operate("ram", BASE, (BASE + DELTAS).unbind(), epsilon=0.6)
+    torch.testing.assert_close(merged, BASE + torch.tensor([3.0, 2.0, 0.0, 0.0]))
+    # above 1: the third is changed by none; above 2: the first and second by one each
+    merged = operate("ram", BASE, (BASE + DELTAS).unbind(), epsilon=2.0)
+    torch.testing.assert_close(merged, BASE + torch.tensor([4.0, 6.0, 0.0, 0.0]))
+
+
+def test_nearswap_by_hand() -> None:
+    merged = operate("nearswap", BASE, [BASE + DELTAS[0]], t=1.5)
+    torch.testing.assert_close(merged, BASE + torch.tensor([1.5, -1.5, 1.0, 0.0]))
+
+
+def test_passthrough_scales() -> None:
+    assert torch.equal(operate("passthrough", BASE, [BASE + DELTAS[0]]), BASE + DELTAS[0])
+    assert torch.equal(
+        operate("passthrough", BASE, [DELTAS[0]], scale=0.5), torch.tensor([2.0, -1.0, 0.5, 0.0])
+    )
 
 
 def test_batches_broadcast() -> None:
@@ -200,17 +222,3 @@ def test_sums_do_not_depend_on_threads() -> None:
     assert found.pop() == pytest.approx(
         (float(x.abs().double().sum()), float((x.double() ** 2).sum()))
     )
-
-
-def test_a_zero_vector_is_interpolated_as_at_a_right_angle() -> None:
-    zero: Tensor = torch.zeros(3)
-    half = Dials(merge={"t": torch.tensor(0.5, dtype=torch.float64)})
-    mix = slerp(gram(zero, [torch.ones(3)]), half)
-    torch.testing.assert_close(mix, torch.tensor([0.5, 0.5], dtype=torch.float64).sqrt())
-
-
-def test_products_of_models_follow_from_those_of_task_vectors() -> None:
-    models = (BASE + DELTAS).double()
-    everything = torch.stack([BASE.double(), *models])
-    products = of_models(gram(BASE, models.float().unbind()))
-    torch.testing.assert_close(products, everything @ everything.T)
