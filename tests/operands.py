@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pkgutil import resolve_name
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,13 +31,15 @@ def operate(method: str, base: Tensor, models: Sequence[Tensor], **given: Given)
         return given.get(p.name, p.default)
 
     experts, merge = {}, {}
+    options: dict[str, Any] = {}
     for p in entry.parameters:
         if p.choices is None and p.scope == "expert":
             numbers = torch.tensor(value(p), dtype=base.dtype)
             experts[p.name] = numbers.reshape(-1, 1).expand(K, 1).unbind()
         elif p.choices is None:
             merge[p.name] = torch.tensor([value(p)], dtype=base.dtype)
-    options = {p.name: value(p) for p in entry.parameters if p.choices is not None}
+        else:
+            options[p.name] = value(p)
     shape, mix = base.shape, ()
     if not entry.whole:
         base, models = base.flatten(), [model.flatten() for model in models]
