@@ -59,6 +59,7 @@ def adapted(base: Checkpoint, folder: Path, ref: ModelRef) -> Draft:
     return replace(
         Draft.of(base, ref),
         config=_config(base, changes),
+        about=folder,
         tokenizer=tokenizer,
         changes=changes,
         inputs=("adapter", files_digest(filter(Path.exists, (folder / n for n in names)))),
@@ -171,9 +172,9 @@ def _change(
 
 
 def _sum(start: Tensor, pair: LowRank, flip: bool, dtype: torch.dtype) -> Tensor:
-    """W + s·B·A, rounded once.
+    """W + s·B·A, of which only the result is rounded.
 
-    The product is taken in float64, so that neither the number of threads nor the machine shows.
+    It is taken in float64, so that neither the number of threads nor the machine shows.
     """
     a, b = pair.a.flatten(1).double(), pair.b.flatten(1).double() * pair.scale
     left, right = (a.T, b.T) if flip else (b, a)  # (BA)ᵀ = AᵀBᵀ

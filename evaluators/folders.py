@@ -6,8 +6,10 @@ milliseconds, and worker processes share the pages.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +49,9 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 
+_COMPANIONS = (".json", ".model", ".txt", ".jinja")
+"""How names end of what a model folder holds beside its weights."""
+
 ADAPTER_CONFIG, ADAPTER_MODEL = "adapter_config.json", "adapter_model.safetensors"
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -75,6 +80,7 @@ class Checkpoint:
     Attributes:
         tensors: name → memory-mapped tensor, sorted by name; a tied head is not listed.
         preparation: how the folder was made, if it is not the user's own.
+        about: the user's folder whose README speaks of the model, if that is not `folder`.
     """
 
     ref: ModelRef
@@ -82,6 +88,7 @@ class Checkpoint:
     config: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
     preparation: Preparation | None = None
+    about: Path | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -233,6 +240,32 @@ def _drop_tied_head(folder: Path, tensors: dict[str, Tensor]) -> None:
             f"{folder}: tie_word_embeddings is true, but {head} differs from {embedding}"
         )
     del tensors[head]
+
+
+def copy_companions(source: Path, target: Path, without: Collection[str] = ()) -> None:
+    """Copy what a model folder holds beside its weights: tokenizer, templates, settings, modules.
+
+    Args:
+        source: a model folder.
+        target: a folder that is there.
+        without: names that are left out; so are weights, their indices and READMEs.
+    """
+    for path in sorted(source.iterdir()):
+        unwanted = path.name in without or path.name.endswith(".index.json")
+        if unwanted or path.name.lower().startswith("readme") or path.suffix not in _COMPANIONS:
+            continue
+        shutil.copyfile(path, target / path.name)
+    for name in ("additional_chat_templates", *_modules(source)):
+        if (source / name).is_dir():
+            shutil.copytree(source / name, target / name, copy_function=shutil.copyfile)
+
+
+def _modules(folder: Path) -> list[str]:
+    """Folders of a sentence encoder's further modules, such as `1_Pooling`; they are not merged."""
+    path = folder / "modules.json"
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    paths = [str(module.get("path", "")) for module in content]
+    return [p for p in paths if p and Path(p).name == p and p != ".."]
 
 
 def some(names: Sequence[str], kind: str = "tensors", shown: int = 3) -> str:

@@ -24,6 +24,7 @@ from evaluators.folders import (
     TOKENIZER_FILES,
     Checkpoint,
     Preparation,
+    copy_companions,
     open_folder,
     read_tokens,
 )
@@ -36,7 +37,6 @@ FORMAT = 1
 SHARD_BYTES = 5 * 10**9
 
 _RECORD = "PREPARED"  # JSON, but not by its name: an export copies a folder's *.json
-_COMPANIONS = (".json", ".model", ".txt", ".jinja", ".md")
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Draft:
         ref: what the user calls it.
         origin: gives every tensor and file that is not changed.
         config: its `config.json`.
+        about: folder whose README speaks of it.
         tokenizer: folder that its tokenizer files come from.
         tokenizer_texts: file name → text, in place of the file in that folder.
         changes: name → a tensor that is computed; it has a name of the origin's.
@@ -66,6 +67,7 @@ class Draft:
     ref: ModelRef
     origin: Checkpoint
     config: Mapping[str, Any]
+    about: Path
     tokenizer: Path
     tokenizer_texts: Mapping[str, str] = field(default_factory=dict)
     changes: Mapping[str, Change] = field(default_factory=dict)
@@ -76,7 +78,8 @@ class Draft:
     @classmethod
     def of(cls, origin: Checkpoint, ref: ModelRef | None = None) -> Draft:
         """Begin with a checkpoint as it is."""
-        return cls(ref or origin.ref, origin, origin.config, origin.folder)
+        about = origin.about or origin.folder
+        return cls(ref or origin.ref, origin, origin.config, about, origin.folder)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -134,7 +137,8 @@ def publish(draft: Draft, say: Callable[[str], object]) -> Checkpoint:
         raise SourceError(
             f"{draft.ref}: cannot be prepared in {cache_root()}: {reason} (set MMMO_CACHE)"
         ) from None
-    return open_folder(draft.ref, folder, _preparation(folder, draft.digest))
+    opened = open_folder(draft.ref, folder, _preparation(folder, draft.digest))
+    return replace(opened, about=draft.about)
 
 
 def _preparation(folder: Path, digest: str) -> Preparation:
@@ -171,13 +175,7 @@ def _write(draft: Draft, folder: Path) -> None:
 
 def _copy_companions(draft: Draft, folder: Path) -> None:
     """Copy what a model folder holds beside its weights, and the draft's tokenizer."""
-    for path in sorted(draft.origin.folder.iterdir()):
-        index = path.name.endswith(".index.json")
-        if path.suffix in _COMPANIONS and path.name not in TOKENIZER_FILES and not index:
-            shutil.copyfile(path, folder / path.name)
-    for path in sorted(draft.origin.folder.glob("*/")):  # templates, modules of sentence encoders
-        if path.is_dir() and not path.name.startswith("."):
-            shutil.copytree(path, folder / path.name, copy_function=shutil.copyfile)
+    copy_companions(draft.origin.folder, folder, without=TOKENIZER_FILES)
     for name in TOKENIZER_FILES:
         if name in draft.tokenizer_texts:
             (folder / name).write_text(draft.tokenizer_texts[name], encoding="utf-8")

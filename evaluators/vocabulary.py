@@ -10,6 +10,7 @@ are the base's.
 from __future__ import annotations
 
 import filecmp
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -99,7 +100,7 @@ def extended(base: Checkpoint, experts: Mapping[str, Draft]) -> Draft:
     return replace(
         draft,
         config=with_vocabulary(base.config, rows),
-        tokenizer_texts={"tokenizer.json": tokenizer.to_str(pretty=True)},
+        tokenizer_texts=_texts(base, tokenizer, ids),
         changes=changes,
         inputs=("union", *(e.digest for e in experts.values())),
         done=(f"{some(new, 'tokens')} of the experts added to the base",),
@@ -208,6 +209,19 @@ def _ids(tokenizer: Tokenizer, ours: _Vocabulary, new: Sequence[str]) -> dict[st
     if not kept or len({*ids.values()} - old) < len(new):
         raise SourceError("the base's tokenizer cannot take the experts' tokens")
     return ids
+
+
+def _texts(base: Checkpoint, tokenizer: Tokenizer, ids: Mapping[str, int]) -> dict[str, str]:
+    """Write the grown tokenizer; the model library knows some by the other file alone."""
+    content = tokenizer.to_str(pretty=True)
+    entries = {t["id"]: t for t in json.loads(content)["added_tokens"] if t["content"] in ids}
+    path = base.folder / "tokenizer_config.json"
+    if not path.exists():
+        return {"tokenizer.json": content}
+    config = read_json(path)
+    added = {str(i): {k: t[k] for k in ("content", *_OPTIONS)} for i, t in entries.items()}
+    config["added_tokens_decoder"] = {**(config.get("added_tokens_decoder") or {}), **added}
+    return {"tokenizer.json": content, path.name: json.dumps(config, indent=2)}
 
 
 def _grown(

@@ -78,8 +78,9 @@ def stated_licence(folder: Path) -> str | None:
 
 def _front_matter(recipe: MergeRecipe, licences: Mapping[str, str | None]) -> str:
     sources = [recipe.base, *recipe.experts.values()]
+    parts = [part for ref in sources for part in ref.parts]
     content: dict[str, object] = {
-        "base_model": list(dict.fromkeys(_public_name(ref) for ref in sources)),
+        "base_model": list(dict.fromkeys(map(_public_name, parts))),
         "base_model_relation": "merge",
         "library_name": "transformers",
         "tags": ["mergekit", "merge"] if is_known(recipe.method) else ["merge"],
@@ -95,13 +96,21 @@ def _public_name(ref: ModelRef) -> str:
     return Path(ref.path).expanduser().resolve().name if _is_local(ref) else ref.path
 
 
+def _whole_name(ref: ModelRef) -> str:
+    return " with ".join(f"`{_public_name(part)}`" for part in ref.parts)
+
+
+def _revised_name(ref: ModelRef) -> str:
+    return f"`{_public_name(ref)}`" + (f" at `{ref.revision}`" if ref.revision else "")
+
+
 def _is_local(ref: ModelRef) -> bool:
     return ref.path.startswith((".", "/", "~")) or Path(ref.path).exists()
 
 
 def _introduction(history: History, trial: Trial, architecture: str) -> Iterator[str]:
     recipe = trial.recipe
-    experts = ", ".join(f"`{_public_name(ref)}`" for ref in recipe.experts.values())
+    experts = ", ".join(map(_whole_name, recipe.experts.values()))
     front = [t.number for t in history.pareto.front]
     place = (
         f"one of {len(front)} models that no other trial of the campaign beats in every objective"
@@ -109,7 +118,7 @@ def _introduction(history: History, trial: Trial, architecture: str) -> Iterator
         else "chosen by hand: it is not on the campaign's Pareto front"
     )
     yield (
-        f"A merge of {experts} onto `{_public_name(recipe.base)}` by `{recipe.method}`, found by "
+        f"A merge of {experts} onto {_whole_name(recipe.base)} by `{recipe.method}`, found by "
         f"`mmmo`; {place}. The objectives: "
         + ", ".join(f"{o.name} ({o.metric}, {o.goal}d)" for o in history.objectives)
         + "."
@@ -165,7 +174,7 @@ def _recipe(history: History, recipe: MergeRecipe) -> Iterator[str]:
         [
             [
                 name,
-                f"`{_public_name(ref)}`" + (f" at `{ref.revision}`" if ref.revision else ""),
+                " with ".join(map(_revised_name, ref.parts)),
                 f"`{history.facts.sources[name][:16]}…`",
             ]
             for name, ref in sources.items()

@@ -175,7 +175,7 @@ class _Export:
         write_text(folder / "README.md", self._card(trial))
 
     def _card(self, trial: Trial) -> str:
-        folders = {name: c.folder for name, c in self._sources.all.items()}
+        folders = {name: c.about or c.folder for name, c in self._sources.all.items()}
         architectures = self._sources.base.config.get("architectures") or ["AutoModel"]
         return model_card(self._history, trial, folders, architectures[0], self._held_out_of(trial))
 

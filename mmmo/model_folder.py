@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +16,11 @@ from mmmo.errors import UserError
 if TYPE_CHECKING:
     from evaluators.merging.engine import MergeReport
     from evaluators.recipe import MergeRecipe
-    from evaluators.sources import Checkpoint, Sources
+    from evaluators.sources import Sources
 
 MERGEKIT_FILE = "mergekit_config.yml"
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-
-_COPIED = (".json", ".model", ".txt", ".jinja")
-"""What a model folder holds beside its weights: tokenizer, templates, generation settings."""
 
 _WRITTEN = ("config.json", "manifest.json", "trainer_state.json")
 """Written anew, or of no use to the merge."""
@@ -53,10 +49,11 @@ def write_model(
         SourceError: the sources do not fit together.
         RecipeError: the recipe does not fit the operator or the sources.
     """
+    from evaluators.folders import copy_companions
     from evaluators.merging.engine import MergeEngine
 
     report = MergeEngine(sources).write(recipe, folder, shard_size_bytes)
-    _copy_rest(sources.base, folder)
+    copy_companions(sources.base.folder, folder, without=_WRITTEN)
     config = _config(sources.base.config, recipe.dtype)
     write_text(folder / "config.json", json.dumps(config, indent=2))
     return report
@@ -71,26 +68,6 @@ def write_mergekit(folder: Path, text: str, notes: Sequence[str]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file that ends in a line end."""
     path.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
-
-
-def _copy_rest(base: Checkpoint, folder: Path) -> None:
-    """Copy tokenizer, templates and settings of the base; never weights, indices or READMEs."""
-    for path in sorted(base.folder.iterdir()):
-        unwanted = path.name in _WRITTEN or path.name.endswith(".index.json")
-        if unwanted or path.name.lower().startswith("readme") or path.suffix not in _COPIED:
-            continue
-        shutil.copyfile(path, folder / path.name)
-    for name in ("additional_chat_templates", *_modules(base.folder)):
-        if (base.folder / name).is_dir():
-            shutil.copytree(base.folder / name, folder / name, copy_function=shutil.copyfile)
-
-
-def _modules(folder: Path) -> list[str]:
-    """Folders of a sentence encoder's further modules, such as `1_Pooling`; they are not merged."""
-    path = folder / "modules.json"
-    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    paths = [str(module.get("path", "")) for module in content]
-    return [p for p in paths if p and Path(p).name == p and p != ".."]
 
 
 def _config(base: Mapping[str, Any], dtype: str) -> dict[str, Any]:

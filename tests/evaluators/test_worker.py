@@ -102,7 +102,7 @@ def test_the_clock_starts_when_all_is_loaded(worker: Worker, workbench: Workbenc
 @pytest.mark.parametrize(
     ("name", "error"),
     [
-        ("expert/model.safetensors", "SourceError"),
+        ("expert/model.safetensors", "SourcesError"),
         ("base/tokenizer.json", "ModelError"),
         ("texts.jsonl", "DataError"),
     ],
