@@ -12,7 +12,7 @@ from evaluators.benchmarks.data import DataOptions
 from evaluators.benchmarks.table import options_of
 from evaluators.merging.methods import Parameter
 from mmmo.complaints import complaint, complaints
-from mmmo.settings import Choice, Range, Setting
+from mmmo.settings import Choice, Fixed, Gradient, Range, Setting
 
 if TYPE_CHECKING:
     from mmmo.config import CampaignConfig
@@ -59,6 +59,7 @@ def _parameter_problems(config: CampaignConfig) -> list[str]:
             continue
         if not isinstance(setting, dict):
             problems += _setting_problems(f"merge.{name}", setting, specs[0])
+            problems += _gradient_problems(f"merge.{name}", setting, config)
             continue
         if specs[0].scope == "merge":
             problems.append(f"merge.{name}: found one per expert, allowed: one for the whole merge")
@@ -69,6 +70,7 @@ def _parameter_problems(config: CampaignConfig) -> list[str]:
                 problems.append(complaint(where, expert, config.sources.experts))
             else:
                 problems += _setting_problems(where, value, specs[0])
+                problems += _gradient_problems(where, value, config)
         missing = [e for e in config.sources.experts if e not in setting]
         if missing:
             found = ", ".join(setting)
@@ -79,23 +81,38 @@ def _parameter_problems(config: CampaignConfig) -> list[str]:
 
 
 def _setting_problems(where: str, setting: Setting, spec: Parameter) -> list[str]:
+    values = _written(setting)
     if spec.choices is not None:
-        values = setting.options if isinstance(setting, Choice) else (setting,)
         # `1` is no `true` here, though Python finds them equal.
         allowed_values = {(type(choice), choice) for choice in spec.choices}
         wrong = [v for v in values if (type(v), v) not in allowed_values]
         allowed = ", ".join(_plain(c) for c in spec.choices)
         return [f"{where}: found {_plain(v)}, allowed: {allowed}" for v in wrong]
     low, high = spec.domain or (-math.inf, math.inf)
-    if isinstance(setting, Range):
-        values = (setting.low, setting.high)
-    else:
-        values = setting.options if isinstance(setting, Choice) else (setting,)
     allowed = "a finite number" if math.isinf(low) else f"numbers in [{low:g}, {high:g}]"
     return [
         f"{where}: found {_plain(v)}, allowed: {allowed}"
         for v in values
         if isinstance(v, bool | str) or not low <= v <= high or not math.isfinite(v)
+    ]
+
+
+def _written(setting: Setting) -> tuple[Fixed, ...]:
+    """Every value that stands in a setting."""
+    if isinstance(setting, Range):
+        return setting.low, setting.high
+    if isinstance(setting, Gradient):
+        return setting.values
+    return setting.options if isinstance(setting, Choice) else (setting,)
+
+
+def _gradient_problems(where: str, setting: Setting, config: CampaignConfig) -> list[str]:
+    if not isinstance(setting, Gradient) or config.merge.layer_groups > 1:
+        return []
+    found = ", ".join(f"{v:g}" for v in setting.values)
+    return [
+        f"{where}: found [{found}], allowed with layer_groups 1: one value; set "
+        "merge.layer_groups to more, as many as the model has layers at most"
     ]
 
 

@@ -1,4 +1,6 @@
-"""What may stand for a merge parameter: a value, a range, a choice, or one of these per expert."""
+"""What may stand for a merge parameter: a value, a gradient over the layers, a range, a choice, or
+one of these per expert.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ from typing import Any, cast
 
 from pydantic import ConfigDict, model_serializer
 
+from evaluators.merging.mergekit.values import interpolated
 from evaluators.merging.methods import METHODS
 from evaluators.recipe import Frozen
 from mmmo.complaints import shown, unknown
@@ -45,27 +48,48 @@ class Choice(Strict):
         return f"choice [{', '.join(map(str, self.options))}]"
 
 
+class Gradient(Strict):
+    """Fixed numbers at even distances from the first layer group to the last."""
+
+    values: tuple[float, ...]
+
+    @model_serializer
+    def _as_written(self) -> list[float]:
+        return list(self.values)
+
+    def at(self, group: int, groups: int) -> float:
+        """The number of one of two or more layer groups, interpolated linearly."""
+        return float(interpolated(self.values, group / (groups - 1)))
+
+
 Fixed = bool | float | str
-Setting = Fixed | Range | Choice
+Setting = Fixed | Gradient | Range | Choice
 
 
 def read_setting(raw: Any) -> Any:
-    """Read `0.5`, `true`, `l1`, `{range: [0, 1]}`, `{choice: [a, b]}` or `{expert: setting, …}`."""
+    """Read `0.5`, `true`, `l1`, `[0, 0.5, 1]`, `{range: [0, 1]}`, `{choice: [a, b]}` or
+    `{expert: setting, …}`.
+    """
     if isinstance(raw, dict) and raw and not {"range", "choice"} & set(raw):
         return {str(name): _read_one(value) for name, value in raw.items()}
     return _read_one(raw)
 
 
 def _read_one(raw: Any) -> Setting:
-    if isinstance(raw, Range | Choice | bool | str):
+    if isinstance(raw, Gradient | Range | Choice | bool | str):
         return raw
+    if isinstance(raw, list) and len(raw) > 1 and all(map(_is_number, raw)):
+        return Gradient(values=tuple(map(float, raw)))
     if _is_number(raw):
         return float(raw)
     if isinstance(raw, dict) and set(raw) == {"range"}:
         return _range(raw["range"])
     if isinstance(raw, dict) and set(raw) == {"choice"}:
         return _choice(raw["choice"])
-    allowed = "a value, {range: [low, high]}, {choice: [a, b]}, or one of these per expert"
+    allowed = (
+        "a value, [first, …, last] over the layer groups, {range: [low, high]}, {choice: [a, b]}, "
+        "or one of these per expert"
+    )
     raise ValueError(f"found {shown(raw)}, allowed: {allowed}")
 
 

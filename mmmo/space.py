@@ -14,9 +14,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from evaluators.merging.methods import METHODS, Parameter
-from evaluators.recipe import WHOLE, MergeRecipe, Value
+from evaluators.recipe import WHOLE, Grid, MergeRecipe, Value
 from mmmo.config import CampaignConfig
-from mmmo.settings import Choice, Fixed, Range, Setting
+from mmmo.settings import Choice, Fixed, Gradient, Range, Setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -175,7 +175,7 @@ class SearchSpace:
         if spec is None:
             return None
         setting = self._setting(WHOLE, spec)
-        return _default(spec, setting) if isinstance(setting, Range | Choice) else setting
+        return _default(spec, setting) if isinstance(setting, Range | Choice) else _fixed(setting)
 
     def known_delta_l1(self, probe: Probe) -> Callable[[Tensor], Tensor] | None:
         """Mean |delta| per parameter as a function of `... x size` points, or None where something
@@ -242,6 +242,8 @@ class SearchSpace:
         return Range(low=spec.search[0], high=spec.search[1]) if spec.search else spec.default
 
     def _chosen(self, owner: str, spec: Parameter, setting: Setting, choose: Chooser) -> Value:
+        if isinstance(setting, Gradient):
+            return self._grid([self._number(setting, block) for block in self._blocks()])
         if not isinstance(setting, Range | Choice):
             return setting
         blocks = self._blocks() if isinstance(setting, Range) else [None]
@@ -249,9 +251,18 @@ class SearchSpace:
         cells = [_default(spec, setting) if wish is None else wish for wish in wishes]
         if blocks == [None]:
             return cells[0]
+        return self._grid([float(cell) for cell in cells])
+
+    def _grid(self, numbers: Sequence[float]) -> Grid:
+        """Arrange one number per block."""
         groups = self._merge.layer_groups
-        numbers = [float(cell) for cell in cells]
         return tuple(tuple(numbers[row : row + groups]) for row in range(0, len(numbers), groups))
+
+    def _number(self, setting: Setting, block: Block) -> float:
+        """A number that is not searched, in one block."""
+        if isinstance(setting, Gradient) and block is not None:
+            return setting.at(block[1], self._merge.layer_groups)
+        return float(_fixed(setting))
 
     def _tensors(
         self, method: str, X: Tensor
@@ -288,7 +299,7 @@ class SearchSpace:
                     return d.setting.low + cells[..., 0] * (d.setting.high - d.setting.low)
                 options = torch.tensor([float(option) for option in d.setting.options]).to(X)
                 return options[cells.argmax(-1)]
-        return torch.full_like(X[..., 0], float(_fixed(self._setting(owner, spec))))
+        return torch.full_like(X[..., 0], self._number(self._setting(owner, spec), block))
 
     def _column_names(self, d: Dimension) -> list[str]:
         name = d.parameter if d.owner == WHOLE else f"{d.owner}.{d.parameter}"
@@ -316,6 +327,6 @@ def _default(spec: Parameter, setting: Range | Choice) -> float | bool | str:
 
 
 def _fixed(setting: Setting) -> Fixed:
-    if isinstance(setting, Range | Choice):
-        raise TypeError(f"{setting} is searched, not fixed")
+    if isinstance(setting, Gradient | Range | Choice):
+        raise TypeError(f"{setting} is no single value")
     return setting

@@ -119,7 +119,7 @@ class _Reader:
         elif method not in METHODS:
             self.problems.append(f"merge_method: {unknown(method, list(METHODS))}")
         base = self._model("base_model", content.get("base_model"), needed=False)
-        slices = tuple(self._slices(content))
+        slices = tuple(self._slices(content, base))
         if content.get("chat_template"):
             self.notes.append("chat_template is ignored; the base's template is kept")
         return Document(
@@ -132,7 +132,7 @@ class _Reader:
             notes=tuple(self.notes),
         )
 
-    def _slices(self, content: Mapping[str, Any]) -> Iterator[Slice]:
+    def _slices(self, content: Mapping[str, Any], base: ModelRef | None) -> Iterator[Slice]:
         given = [key for key in ("models", "slices") if content.get(key)]
         if len(given) != 1:
             if "modules" not in content:
@@ -143,7 +143,10 @@ class _Reader:
         if not isinstance(entries, list):
             self._wrong(given[0], entries, "a list")
         elif given == ["models"]:
-            yield Slice("models", tuple(self._sources("models", entries, False)), None, {})
+            sources = list(self._sources("models", entries, False))
+            if base is not None and base not in [source.model for source in sources]:
+                sources.append(Source("base_model", base, None, {}))  # as mergekit does
+            yield Slice("models", tuple(sources), None, {})
         else:
             for i, entry in enumerate(entries):
                 yield from self._slice(f"slices.{i}", entry)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
+from math import inf, isinf
 from typing import Any
 
 from evaluators.merging.mergekit.dialect import IGNORED, OPERATORS, operator
@@ -151,10 +152,9 @@ class Parameters:
                 return spec.default
             return value
         number = _number(value)
-        low, high = spec.domain or (-float("inf"), float("inf"))
+        low, high = spec.domain or (-inf, inf)
         if number is None or not low <= number <= high:
-            allowed_text = "a number" if low == -float("inf") else f"numbers in [{low:g}, {high:g}]"
-            self._wrong(where, value, allowed_text)
+            self._wrong(where, value, _interval(low, high))
             return spec.default
         return number
 
@@ -170,6 +170,12 @@ def _number(value: Scalar) -> float | None:
         return float(value)
     except ValueError:
         return None
+
+
+def _interval(low: float, high: float) -> str:
+    if isinf(low):
+        return "a number"
+    return f"a number of at least {low:g}" if isinf(high) else f"numbers in [{low:g}, {high:g}]"
 
 
 def _plain(value: Any) -> str:

@@ -75,7 +75,7 @@ def cast(document: Document, count: Count) -> Cast:
         MergekitError: slices that do not fit together, a base that is needed and not there.
     """
     role = base_role(document)
-    slices = tuple(_ranged(piece, document, role, count) for piece in document.slices)
+    slices = tuple(_ranged(piece, count) for piece in document.slices)
     problems = [line for piece in slices for line in _problems(piece, document, role, count)]
     if problems:
         raise MergekitError(list(dict.fromkeys(problems)))
@@ -102,14 +102,13 @@ def base_role(document: Document) -> BaseRole:
     return "input" if role == "optional" and not given else role
 
 
-def _ranged(piece: Slice, document: Document, role: BaseRole, count: Count) -> Slice:
-    """Give the models of `models:` their layers, and add a base that is not listed, as mergekit."""
-    if any(source.layers is not None for source in piece.sources):
-        return piece
-    sources = list(piece.sources)
-    if document.base is not None and document.base not in [s.model for s in sources]:
-        sources.append(Source("base_model", document.base, None, {}))
-    return replace(piece, sources=tuple(replace(s, layers=range(count(s.model))) for s in sources))
+def _ranged(piece: Slice, count: Count) -> Slice:
+    """Give the models of `models:` all their layers."""
+    ranged = [
+        s if s.layers is not None else replace(s, layers=range(count(s.model)))
+        for s in piece.sources
+    ]
+    return replace(piece, sources=tuple(ranged))
 
 
 def _problems(piece: Slice, document: Document, role: BaseRole, count: Count) -> list[str]:

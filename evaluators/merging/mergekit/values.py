@@ -35,15 +35,8 @@ class Condition:
         return self.text is None or self.text in name
 
     def at(self, t: float) -> Scalar:
-        """Interpolate numbers linearly at `t` in [0, 1]; of other values take the one before."""
-        place = t * (len(self.values) - 1)
-        first = int(place)
-        second = min(first + 1, len(self.values) - 1)
-        a, b = self.values[first], self.values[second]
-        if isinstance(a, bool | str) or isinstance(b, bool | str):
-            return a
-        part = place - first
-        return (1 - part) * a + part * b
+        """The value at `t` in [0, 1], see `interpolated`."""
+        return interpolated(self.values, t)
 
 
 Setting = tuple[Condition, ...]
@@ -60,6 +53,22 @@ def read_setting(raw: Any) -> Setting:
     if isinstance(raw, list) and raw and all(isinstance(entry, dict) for entry in raw):
         return tuple(_condition(entry) for entry in raw)
     return (Condition(None, _values(raw)),)
+
+
+def interpolated(values: Sequence[Scalar], t: float) -> Scalar:
+    """Interpolate numbers linearly; of other values take the one before.
+
+    Args:
+        values: at even distances from t = 0 to t = 1.
+        t: in [0, 1].
+    """
+    place = t * (len(values) - 1)
+    first = int(place)
+    a, b = values[first], values[min(first + 1, len(values) - 1)]
+    if isinstance(a, bool | str) or isinstance(b, bool | str):
+        return a
+    part = place - first
+    return (1 - part) * a + part * b
 
 
 def converted(setting: Setting, convert: Callable[[Scalar], Scalar]) -> Setting:
