@@ -177,27 +177,15 @@ def open_folder(ref: ModelRef, folder: Path, preparation: Preparation | None = N
 def locate(ref: ModelRef) -> tuple[Path | None, Path | None]:
     """Find the folders of a reference's model and adapter, fetched from the hub if need be.
 
-    A + or @ may be part of a folder's name: what exists decides, the whole name before its parts.
-
     Raises:
         SourceError: there is no such folder.
     """
-    text = str(ref)
-    places = [None, *(i for i, sign in enumerate(text) if sign == "+")]
-    for place in places:
-        parts = [text] if place is None else [text[:place], text[place + 1 :]]
-        if all(map(_is_folder, parts)):
-            folders = [Path(part).expanduser() for part in parts]
-            break
-    else:
-        folders = [_fetched(ref.path, ref.revision)]
-        if ref.adapter is not None:
-            folders.append(_fetched(ref.adapter, ref.adapter_revision))
-    if len(folders) == 2:
-        if not is_adapter(folders[1]):
-            raise SourceError(f"{folders[1]}: is no adapter, it has no {ADAPTER_CONFIG}")
-        return folders[0], folders[1]
-    return (None, folders[0]) if is_adapter(folders[0]) else (folders[0], None)
+    model, *adapters = map(_fetched, ref.parts)
+    if not adapters:
+        return (None, model) if is_adapter(model) else (model, None)
+    if not is_adapter(adapters[0]):
+        raise SourceError(f"{adapters[0]}: is no adapter, it has no {ADAPTER_CONFIG}")
+    return model, adapters[0]
 
 
 def is_adapter(folder: Path) -> bool:
@@ -206,24 +194,20 @@ def is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_CONFIG).exists() and not whole
 
 
-def _is_folder(text: str) -> bool:
-    return text != "" and Path(text).expanduser().is_dir()
-
-
-def _fetched(path: str, revision: str | None) -> Path:
+def _fetched(ref: ModelRef) -> Path:
     """Find a folder, fetched from the hub if it is none of ours."""
-    ref = ModelRef(path=path, revision=revision)
-    if _is_folder(str(ref)):
-        return Path(str(ref)).expanduser()
-    if _is_folder(path):
-        raise SourceError(f"{ref}: a local folder has no revisions; write {path}")
-    if Path(path).expanduser().exists() or not _HUB_ID.fullmatch(path):
-        raise SourceError(f"{path}: no such folder")
+    folder = Path(ref.path).expanduser()
+    if ref.path and folder.is_dir():
+        if ref.revision is not None:
+            raise SourceError(f"{ref}: a local folder has no revisions; write {ref.path}")
+        return folder
+    if folder.exists() or not _HUB_ID.fullmatch(ref.path):
+        raise SourceError(f"{ref.path}: no such folder")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(path, revision=revision, allow_patterns=_HUB_FILES))
+        return Path(snapshot_download(ref.path, revision=ref.revision, allow_patterns=_HUB_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise SourceError(f"{ref}: no such folder, nor fetched from the hub: {reason}") from None

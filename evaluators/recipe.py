@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from typing import Any, Literal
 
 from pydantic import (
@@ -41,7 +43,7 @@ class ModelRef(Frozen):
     """A checkpoint: a local folder or a hub id, or the fine-tune that an adapter makes of it.
 
     As text it is `path`, `path@revision`, `path+adapter` or `path@revision+adapter@revision`. The
-    last + begins the adapter and the first @ a revision; a folder of the whole name goes before.
+    last + begins the adapter and the first @ a revision, unless a folder has them in its name.
     """
 
     path: str
@@ -64,12 +66,13 @@ class ModelRef(Frozen):
 
     @classmethod
     def parse(cls, text: str) -> ModelRef:
-        """Read a reference; its text is `text` again."""
-        model, plus, adapter = text.rpartition("+")
-        if not (model and adapter):  # the sign belongs to a folder's name
-            model, plus, adapter = text, "", ""
+        """Read a reference; its text is `text` again.
+
+        A + or @ may be part of a folder's name: where there is such a folder, it is.
+        """
+        model, adapter = _split(text)
         path, revision = _revised(model)
-        if not plus:
+        if adapter is None:
             return cls(path=path, revision=revision)
         adapter, adapter_revision = _revised(adapter)
         return cls(path=path, revision=revision, adapter=adapter, adapter_revision=adapter_revision)
@@ -88,10 +91,25 @@ class ModelRef(Frozen):
         return self.path if self.revision is None else f"{self.path}@{self.revision}"
 
 
+def _split(text: str) -> tuple[str, str | None]:
+    """Tell an adapter from its model: two folders that exist, or what the last + parts."""
+    if _is_folder(text):
+        return text, None
+    parts = [
+        (text[: m.start()], text[m.end() :]) for m in re.finditer(r"(?s)(?<=.)\+(?=[^+])", text)
+    ]
+    existing = [pair for pair in parts if all(map(_is_folder, pair))]
+    return [(text, None), *parts, *existing][-1]
+
+
 def _revised(text: str) -> tuple[str, str | None]:
-    """Take a revision off its path; a sign with nothing before or after it belongs to the path."""
+    """Tell a revision from its path; a sign with nothing before or after it belongs to the path."""
     path, _, revision = text.partition("@")
-    return (path, revision) if path and revision else (text, None)
+    return (path, revision) if path and revision and not _is_folder(text) else (text, None)
+
+
+def _is_folder(text: str) -> bool:
+    return os.path.isdir(os.path.expanduser(text))  # unlike pathlib's, it takes any text
 
 
 class MergeRecipe(Frozen):

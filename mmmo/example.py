@@ -7,6 +7,7 @@ name: my-merge                 # the campaign's name in every other command
 seed: 7                        # the campaign is a function of this file and its seed
 
 sources:                       # folders beside this file, or hub ids (org/name, org/name@revision)
+                               # with a LoRA adapter: model+adapter; as an expert, adapter alone
   base: models/base            # the model that the experts were fine-tuned from
   experts:
     maths: models/maths
