@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ import torch
 from checkpoints import write_checkpoint
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from tiny_models import tiny_bert_classifier, tiny_llama, tiny_vit
+from tiny_models import byte_tokenizer, tiny_bert_classifier, tiny_llama, tiny_vit
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -310,3 +313,57 @@ def test_a_plus_in_the_name_of_a_folder(tmp_path: Path) -> None:
     assert opened(base, adapter).preparation is not None
     ref = write_checkpoint(tmp_path / "x@y", {"w": torch.ones(2)})
     assert open_checkpoint(ModelRef.parse(ref.path)).names == ("w",)
+
+
+KILLED = """
+import os, signal, sys
+from evaluators.recipe import ModelRef
+from evaluators.sources import open_checkpoint
+def die(event, arguments):
+    if event == "open" and str(arguments[0]).endswith("config.json") and arguments[1] == "w":
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(die)
+open_checkpoint(ModelRef.parse(sys.argv[1]))
+"""
+"""Is killed between the weights and the configuration of a prepared folder."""
+
+
+def test_a_killed_preparation_is_made_again(llama: Path, tmp_path: Path) -> None:
+    adapter = train(llama, tmp_path / "adapter", target_modules=LINEAR)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, f"{llama}+{adapter}"], capture_output=True, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    (left,) = (tmp_path / "cache" / "sources").iterdir()
+    assert left.name.startswith(".")
+    assert (left / "model.safetensors").exists()
+    assert not (left / "config.json").exists()
+    found = opened(llama, adapter)
+    assert list((tmp_path / "cache" / "sources").iterdir()) == [found.folder]
+    assert found.folder.name == found.digest
+    assert_equal(found, merged_by_peft(llama, adapter, tmp_path / "merged"))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_an_adapter_with_tokens_of_its_own(tmp_path: Path, tied: bool) -> None:
+    base = tiny_llama(tmp_path / "base", 0, tied=tied)
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(["<think>"], special_tokens=True)
+    grown = AutoModelForCausalLM.from_pretrained(base)
+    grown.resize_token_embeddings(len(tokenizer))
+    grown.save_pretrained(tmp_path / "grown")
+    whole = ["embed_tokens"] if tied else ["embed_tokens", "lm_head"]
+    options: dict[str, Any] = {"target_modules": LINEAR, "modules_to_save": whole}
+    adapter = train(tmp_path / "grown", tmp_path / "adapter", **options)
+    tokenizer.save_pretrained(adapter)
+    expected = merged_by_peft(tmp_path / "grown", adapter, tmp_path / "merged")
+    found = opened(base, adapter)
+    assert_equal(found, expected)
+    assert (found.vocabulary, (found.tokens or {})["<think>"]) == (260, 259)
+    experts = {"e": ModelRef(path=str(adapter))}
+    union = open_sources(ModelRef(path=str(base)), experts, tokenizer="union")
+    assert_equal(union.experts["e"], expected)
+    row = expected["model.embed_tokens.weight"][259]
+    torch.testing.assert_close(union.base.tensor("model.embed_tokens.weight")[259], row)
+    cut = open_sources(ModelRef(path=str(base)), experts).experts["e"]
+    assert_equal(cut, {n: t[:259] if t.shape[0] == 260 else t for n, t in expected.items()})
