@@ -31,6 +31,7 @@ from mmmo.pareto import ParetoSet
 from mmmo.records import Trial
 
 if TYPE_CHECKING:
+    from evaluators.recipe import MergeRecipe
     from evaluators.sources import Sources
 
 _VERSIONED = ("mmmo", "torch", "transformers", "safetensors")
@@ -162,7 +163,7 @@ class _Export:
         from evaluators.merging.mergekit import differences, to_mergekit
         from evaluators.merging.stored import stored_digest
 
-        recipe = trial.recipe
+        recipe, tokenizer = trial.recipe, self._history.config.sources.tokenizer
         write_model(self._sources, recipe, folder, self._shard_size_bytes)
         if stored_digest(folder) != trial.digest:
             raise Fault(
@@ -171,7 +172,8 @@ class _Export:
             )
         write_text(folder / RECIPE, recipe_text(recipe))
         layers = Blocks(self._sources.base.names, 1, ()).layers
-        write_mergekit(folder, _yaml(to_mergekit(recipe, layers)), differences(recipe))
+        content = to_mergekit(_with_whole_references(recipe), layers, tokenizer)
+        write_mergekit(folder, _yaml(content), differences(recipe))
         write_text(folder / "README.md", self._card(trial))
 
     def _card(self, trial: Trial) -> str:
@@ -237,6 +239,18 @@ def _preference(text: str) -> dict[str, float]:
             raise UserError(f"--prefer: {name} is there twice")
         weights[name] = weight
     return weights
+
+
+def _with_whole_references(recipe: MergeRecipe) -> MergeRecipe:
+    """Write an expert that is an adapter alone as mergekit does: base+adapter."""
+    from evaluators.folders import locate
+
+    adapters = {
+        name: recipe.base.model_copy(update={"adapter": r.path, "adapter_revision": r.revision})
+        for name, r in recipe.experts.items()
+        if locate(r)[0] is None
+    }
+    return recipe.model_copy(update={"experts": {**recipe.experts, **adapters}})
 
 
 def _yaml(content: Any) -> str:

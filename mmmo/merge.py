@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import version
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 from evaluators.durable import remove_leftovers, whole_folder
+from evaluators.folders import locate, open_folder
 from evaluators.merging.engine import MergeReport, RecipeError
 from evaluators.merging.mergekit import (
     MergekitError,
@@ -20,7 +22,6 @@ from evaluators.merging.mergekit import (
 from evaluators.merging.stack import stacked_sources
 from evaluators.recipe import WHOLE, DType, MergeRecipe, ModelRef
 from evaluators.sources import Checkpoint, SourceError, Sources, SourcesError, open_sources
-from evaluators.sources import open_checkpoint as open_model
 from mmmo.errors import Problems, UserError
 from mmmo.model_folder import write_mergekit, write_model
 from mmmo.writing import WritingDisplay
@@ -60,7 +61,6 @@ def merge(
 class _Merge:
     def __init__(self, config: Path, out: Path, dtype: DType | None, seed: int) -> None:
         self._config, self._out, self._dtype, self._seed = config, out, dtype, seed
-        self._looked: dict[ModelRef, Outline] = {}
 
     def run(self, shard_size_bytes: int) -> Iterator[str]:
         notes = [*self._reading.notes, *differences(self._recipe)]
@@ -108,7 +108,7 @@ class _Merge:
 
     def _open(self, base: ModelRef, experts: Mapping[str, ModelRef]) -> Sources:
         try:
-            return open_sources(base, experts, tokenizer=self._reading.tokenizer)
+            return open_sources(base, experts, tokenizer=self._reading.tokenizer, say=_tell)
         except SourcesError as error:
             lines = [f"{self._config}: {line}" for line in error.problems.values()]
             raise Problems(list(dict.fromkeys(lines))) from None
@@ -116,7 +116,10 @@ class _Merge:
     def _look(self, ref: ModelRef) -> Outline:
         """Look at a model's headers; an adapter changes neither names nor types."""
         try:
-            checkpoint = open_model(ref.parts[0])
+            folder, _ = locate(ref)
+            if folder is None:
+                raise SourceError(f"{ref}: is an adapter (LoRA); write model+{ref}")
+            checkpoint = open_folder(ref, folder)
         except SourceError as error:
             raise UserError(f"{self._config}: {error}") from None
         return Outline(checkpoint.names, _stored_dtype(checkpoint))
@@ -132,6 +135,10 @@ class _Merge:
     def _origin(self, report: MergeReport) -> str:
         dtype, seed = self._recipe.dtype, self._recipe.seed
         return f"Merged by mmmo {version('mmmo')} (--dtype {dtype} --seed {seed}): {report.digest}"
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _stored_dtype(checkpoint: Checkpoint) -> DType:

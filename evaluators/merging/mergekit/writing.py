@@ -7,7 +7,7 @@ from typing import Any
 
 from evaluators.merging.mergekit.dialect import OPERATORS, BaseRole, operator
 from evaluators.merging.methods import METHODS, Parameter
-from evaluators.recipe import WHOLE, Grid, MergeRecipe, ModelRef, Value
+from evaluators.recipe import WHOLE, Grid, MergeRecipe, ModelRef, TokenizerSource, Value
 
 Setting = Any
 """What mergekit takes for a parameter: a value, or a list of {filter, value}."""
@@ -21,6 +21,15 @@ _NOTES = {
         "Where gamma is less than one element we drop none; mergekit then drops the whole tensor's "
         "task vector."
     ),
+    "karcher": (
+        "A model opposite to the mean is left out, and where no model is longer than tol the plain "
+        "mean is taken; mergekit returns zeros there."
+    ),
+    "multislerp": (
+        "Where directions cancel we add linearly; mergekit does so for two models only, and fails "
+        "for more."
+    ),
+    "sce": "Among entries of equal variance we keep the lowest indices; mergekit keeps any.",
     "della": (
         "epsilon may reach beyond densities 0 and 1, where probabilities are cut off, and a row "
         "may have one element; mergekit refuses the first and makes NaN of the second."
@@ -29,7 +38,9 @@ _NOTES = {
 """Operator → what else differs; `breadcrumbs_ties` and `della_linear` share their notes."""
 
 
-def to_mergekit(recipe: MergeRecipe, layers: int) -> dict[str, Any]:
+def to_mergekit(
+    recipe: MergeRecipe, layers: int, tokenizer: TokenizerSource = "base"
+) -> dict[str, Any]:
     """Say the same in mergekit's grammar (version 0.1.5).
 
     Layer groups become slices: mergekit takes embeddings from the first slice and norms and head
@@ -39,6 +50,7 @@ def to_mergekit(recipe: MergeRecipe, layers: int) -> dict[str, Any]:
     Args:
         recipe: what to say.
         layers: number of layers of the model.
+        tokenizer: whose tokens the merge has.
 
     Returns:
         A dictionary to be dumped as YAML. `differences` lists what it cannot say.
@@ -61,6 +73,8 @@ def to_mergekit(recipe: MergeRecipe, layers: int) -> dict[str, Any]:
             }
             for group in range(recipe.layer_groups)
         ]
+    if tokenizer != "base":
+        content["tokenizer_source"] = tokenizer
     return content | {"dtype": "float32", "out_dtype": recipe.dtype}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,7 +67,8 @@ slices:
   - sources:
       - model: b
         layer_range: [1, 4]
-        parameters: {scale: [{filter: o_proj, value: 0.5}, {filter: layers.2, value: 2}, {value: 1}]}
+        parameters:
+          scale: [{filter: o_proj, value: 0.5}, {filter: layers.2, value: 2}, {value: 1}]
 """
 STACKED_PAIRS = """
 slices:
@@ -99,8 +101,14 @@ CLOSE = {
 }
 
 
+Both = Callable[..., tuple[dict[str, Tensor], dict[str, Tensor], str]]
+"""(configuration, options) → our tensors, mergekit's, and what we said."""
+
+
 @pytest.fixture
-def both(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command_line: CommandLine):  # type: ignore[no-untyped-def]
+def both(
+    zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command_line: CommandLine
+) -> Both:
     """Merges a text by us and by mergekit, in the folder of the models."""
     monkeypatch.chdir(zoo)
 
@@ -119,17 +127,15 @@ def both(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command_lin
 
 
 @pytest.mark.parametrize("method", EXACT)
-def test_bit_for_bit(method: str, both) -> None:  # type: ignore[no-untyped-def]
-    for dtype in ("float32",):
-        text = f"merge_method: {method}\ndtype: float32\nout_dtype: {dtype}\n" + EXACT[method]
-        ours, theirs, _ = both(text)
-        assert ours.keys() == theirs.keys()
-        for name, tensor in ours.items():
-            assert torch.equal(tensor, theirs[name]), name
+def test_bit_for_bit(method: str, both: Both) -> None:
+    ours, theirs, _ = both(f"merge_method: {method}\ndtype: float32\n" + EXACT[method])
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
 
 
 @pytest.mark.parametrize("method", CLOSE)
-def test_but_for_rounding(method: str, both) -> None:  # type: ignore[no-untyped-def]
+def test_but_for_rounding(method: str, both: Both) -> None:
     ours, theirs, _ = both(f"merge_method: {method}\ndtype: float32\n" + CLOSE[method])
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
@@ -137,7 +143,7 @@ def test_but_for_rounding(method: str, both) -> None:  # type: ignore[no-untyped
 
 
 @pytest.mark.parametrize("method", ["dare_linear", "dare_ties", "della", "della_linear"])
-def test_random_masks_agree_in_distribution(method: str, both, zoo: Path) -> None:  # type: ignore[no-untyped-def]
+def test_random_masks_agree_in_distribution(method: str, both: Both, zoo: Path) -> None:
     base = open_tensors(zoo / "base")
 
     def size(tensors: dict[str, Tensor]) -> float:
@@ -148,7 +154,7 @@ def test_random_masks_agree_in_distribution(method: str, both, zoo: Path) -> Non
     assert "note: Random masks come from a counter-based generator with seed 0" in out
 
 
-def test_bfloat16_is_the_rounded_float32(both) -> None:  # type: ignore[no-untyped-def]
+def test_bfloat16_is_the_rounded_float32(both: Both) -> None:
     text = "merge_method: task_arithmetic\ndtype: float32\nout_dtype: bfloat16\n" + MODELS
     ours, theirs, _ = both(text)
     for name, tensor in ours.items():
@@ -156,7 +162,7 @@ def test_bfloat16_is_the_rounded_float32(both) -> None:  # type: ignore[no-untyp
         assert torch.equal(tensor, theirs[name]), name
 
 
-def test_a_frankenmerge_loads_and_speaks(both, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_frankenmerge_loads_and_speaks(both: Both, tmp_path: Path) -> None:
     _, _, out = both("merge_method: passthrough\n" + FRANKENMERGE, "--shard-size", "20KB")
     ours, theirs = (
         AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("ours", "theirs")
