@@ -126,7 +126,7 @@ def publish(draft: Draft, say: Callable[[str], object]) -> Checkpoint:
         )
 
     def build(folder: Path) -> None:
-        say(f"{'; '.join(draft.done)}: writing {_size(draft) / 1e9:.1f} GB to {cache_root()}")
+        say(f"{'; '.join(draft.done)}; writing {_size(draft) / 1e6:.1f} MB to {cache_root()}")
         _refuse_full_disk(folder, _size(draft))
         _write(draft, folder)
 
@@ -149,7 +149,7 @@ def _preparation(folder: Path, digest: str) -> Preparation:
 def _refuse_full_disk(folder: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
-        raise OSError(f"{needed_bytes / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
+        raise OSError(f"{needed_bytes / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free")
 
 
 def _size(draft: Draft) -> int:
