@@ -461,6 +461,37 @@ def test_what_is_no_configuration(content: object) -> None:
         from_mergekit(content, look)
 
 
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 9) | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=3,
+)
+
+
+def spoiled(content: Any, draw: Any) -> Any:
+    """The content with junk in a random place."""
+    children = list(content) if isinstance(content, dict) else list(range(len(content)))
+    key = draw(st.sampled_from(children))
+    inner = content[key]
+    deeper = isinstance(inner, dict | list) and inner and draw(st.booleans())
+    value = spoiled(inner, draw) if deeper else draw(JUNK)
+    if isinstance(content, dict):
+        return {**content, key: value}
+    return [*content[:key], value, *content[key + 1 :]]
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data(), st.sampled_from([TIES, SLICES, SLERP]))
+def test_junk_is_read_or_refused_but_never_crashes(data: st.DataObject, text: str) -> None:
+    content = spoiled(yaml.safe_load(text), data.draw)
+    try:
+        lines = (f"key: {from_mergekit(content, look).recipe.key}",)
+    except MergekitError as error:
+        lines = error.problems
+    assert lines
+    assert all(": " in line and "\n" not in line for line in lines)
+
+
 def matches(pattern: str, line: str) -> bool:
     """Whether the parts of a pattern, which … separates, stand in a line in this order."""
     return re.search(".*".join(map(re.escape, pattern.split("…"))), line) is not None

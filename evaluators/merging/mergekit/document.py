@@ -44,8 +44,8 @@ class MergekitError(ValueError):
     """
 
     def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = tuple(problems)
+        self.problems = tuple(" ".join(line.split()) for line in dict.fromkeys(problems))
+        super().__init__("; ".join(self.problems))
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def read_document(content: object) -> Document:
     reader = _Reader()
     document = reader.document(content)
     if reader.problems or document is None:
-        raise MergekitError(list(dict.fromkeys(reader.problems)))
+        raise MergekitError(reader.problems)
     return document
 
 

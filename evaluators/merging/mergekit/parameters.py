@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from math import inf, isinf
+from math import inf, isfinite, isinf
 from typing import Any
 
 from evaluators.merging.mergekit.dialect import IGNORED, OPERATORS, operator
@@ -167,9 +167,10 @@ def _number(value: Scalar) -> float | None:
     if isinstance(value, bool):
         return None
     try:
-        return float(value)
-    except ValueError:
+        number = float(value)
+    except (ValueError, OverflowError):
         return None
+    return number if isfinite(number) else None
 
 
 def _interval(low: float, high: float) -> str:

@@ -76,7 +76,7 @@ def from_mergekit(content: object, look: Look, seed: int = 0) -> Reading:
     reader = _Reader(document, parameters, outline)
     reading = reader.reading(seed)
     if parameters.problems:
-        raise MergekitError(list(dict.fromkeys(parameters.problems)))
+        raise MergekitError(parameters.problems)
     return reading
 
 

@@ -78,7 +78,7 @@ def cast(document: Document, count: Count) -> Cast:
     slices = tuple(_ranged(piece, count) for piece in document.slices)
     problems = [line for piece in slices for line in _problems(piece, document, role, count)]
     if problems:
-        raise MergekitError(list(dict.fromkeys(problems)))
+        raise MergekitError(problems)
     bases = [_base_of(piece, document, role) for piece in slices]
     others = [
         [s for s in piece.sources if s is not base]
