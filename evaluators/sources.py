@@ -114,13 +114,14 @@ def open_sources(
         opened = publish(_draft(base, None), _telling(say, "base"))
     for name, ref in experts.items():
         with _noted(problems, name):
-            drafts[name] = _draft(ref, opened)
-    if problems or opened is None:
-        raise SourcesError(problems)
-    if tokenizer == "union":
+            if opened is not None or locate(ref)[0] is not None:  # else the base's mistake only
+                drafts[name] = _draft(ref, opened)
+    if tokenizer == "union" and opened is not None and not problems:
         drafts = {name: assumed(opened, draft) for name, draft in drafts.items()}
         with _noted(problems, "base"):
             opened = publish(extended(opened, drafts), _telling(say, "base"))
+    if problems or opened is None:
+        raise SourcesError(problems)
     ready: dict[str, Checkpoint] = {}
     for name, draft in drafts.items():
         with _noted(problems, name):

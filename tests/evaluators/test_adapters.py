@@ -26,7 +26,13 @@ from transformers import (
 )
 
 from evaluators.recipe import ModelRef
-from evaluators.sources import Checkpoint, SourceError, open_checkpoint, open_sources
+from evaluators.sources import (
+    Checkpoint,
+    SourceError,
+    SourcesError,
+    open_checkpoint,
+    open_sources,
+)
 
 LINEAR = ["q_proj", "v_proj", "down_proj"]
 
@@ -171,6 +177,14 @@ def test_an_adapter_alone_is_of_the_base(llama: Path, tmp_path: Path) -> None:
     assert (sources.experts["a"].ref, sources.experts["b"].ref) == (alone, whole)
     with pytest.raises(SourceError, match=r"without a model; write model\+adapter"):
         open_checkpoint(alone)
+
+
+def test_a_base_that_is_missing_is_one_mistake(llama: Path, tmp_path: Path) -> None:
+    adapter = train(llama, tmp_path / "adapter", target_modules=LINEAR)
+    experts = {"a": ModelRef(path=str(adapter)), "b": ModelRef(path=str(tmp_path / "gone"))}
+    with pytest.raises(SourcesError) as caught:
+        open_sources(ModelRef(path=str(tmp_path / "none")), experts)
+    assert set(caught.value.problems) == {"base", "b"}
 
 
 def test_an_adapted_base(llama: Path, tmp_path: Path) -> None:
