@@ -7,6 +7,7 @@ name behind, which the next one removes.
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -60,9 +61,10 @@ def write_whole(target: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what dead writers left in a folder."""
-    for path in folder.glob(".*.partial-*"):
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove what dead writers left in a folder: of all that is written there, or of one name."""
+    pattern = "*" if name is None else glob.escape(name)
+    for path in folder.glob(f".{pattern}.partial-*"):
         process = path.name.rpartition("-")[2]
         if process.isdecimal() and not _is_alive(int(process)):
             # Another process may be removing it, too.

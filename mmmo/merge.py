@@ -64,7 +64,7 @@ class _Merge:
 
     def run(self, shard_size_bytes: int) -> Iterator[str]:
         notes = [*self._reading.notes, *differences(self._recipe)]
-        remove_leftovers(self._out.parent)
+        remove_leftovers(self._out.parent, self._out.name)  # the folder may be anyone's
         try:
             with whole_folder(self._out) as partial, WritingDisplay(partial):
                 report = write_model(self._sources, self._recipe, partial, shard_size_bytes)

@@ -29,6 +29,7 @@ from mmmo.export import choose, export_trials
 from mmmo.exported import read_recipe, recipe_text, verify_export
 from mmmo.held_out import held_out_scores
 from mmmo.history import History
+from mmmo.merge import merge
 from mmmo.preflight import workbench
 from mmmo.records import completed, proposed
 from mmmo.space import SearchSpace
@@ -192,6 +193,25 @@ def test_the_recipe_is_read_back_exactly(exported: Path) -> None:
     merge = yaml.safe_load((folder / "mergekit_config.yml").read_text())
     assert (merge["merge_method"], merge["out_dtype"]) == ("dare_linear", "bfloat16")
     assert (folder / "mergekit_config.yml").read_text().startswith("# Random masks")
+
+
+def test_the_size_of_files_does_not_change_the_weights(exported: Path, tmp_path: Path) -> None:
+    shutil.copyfile(exported / "store.db", tmp_path / "store.db")
+    store = Store(f"sqlite:///{tmp_path / 'store.db'}")
+    history = History(store, NAME)
+    list(export_trials(history, [history.trial(0)], tmp_path / "exports", 10_000))
+    store.close()
+    folder = tmp_path / "exports" / "trial-0000"
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+    assert verify_export(folder) == []
+    assert stored_digest(folder) == stored_digest(exported / "exports" / "trial-0000")
+
+
+def test_the_mergekit_configuration_gives_the_same_weights(exported: Path, tmp_path: Path) -> None:
+    folder = exported / "exports" / "trial-0000"
+    seed = read_recipe(folder / "recipe.yaml").seed
+    list(merge(folder / "mergekit_config.yml", tmp_path / "merged", None, 10**9, seed))
+    assert stored_digest(tmp_path / "merged") == stored_digest(folder)
 
 
 def test_chosen_models_and_sources_are_scored_on_held_out_items(exported: Path) -> None:

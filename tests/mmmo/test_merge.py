@@ -255,6 +255,8 @@ def test_what_is_killed_leaves_no_model_that_looks_whole(command_line: CommandLi
     )
     deadline = time.monotonic() + 60
     partial = Path(f".out.partial-{process.pid}")
+    another = Path(f".another.partial-{process.pid}")
+    another.mkdir()
     while written_bytes(partial)[0] == 0:
         assert process.poll() is None, "it ended before it was killed"
         assert time.monotonic() < deadline
@@ -266,6 +268,7 @@ def test_what_is_killed_leaves_no_model_that_looks_whole(command_line: CommandLi
     assert digest_of(command_line, "large.yml", "out") == expected
     assert stored_digest(Path("out")) == expected
     assert not partial.exists()
+    assert another.is_dir()  # the folder may hold what is none of ours
 
 
 def test_help_is_quick() -> None:
