@@ -1,36 +1,34 @@
 """Recipes to merged tensors, into a live model or onto disk.
 
-`MergeEngine` keeps the sources open. One loop merges, guards, measures and digests tensor after
-tensor; where a finished tensor goes is the only difference between `merge_into` and `write`.
+`MergeEngine` keeps the sources open. One pass over a tensor merges it, measures how far it moved
+and writes it; a second one, block by block, digests what was written. Where a finished tensor goes
+is the only difference between `merge_into` and `write`.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from pkgutil import resolve_name
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from evaluators.merging.blocks import Blocks
-from evaluators.merging.formulas import Formula, Operands
-from evaluators.merging.masks import uniform
 from evaluators.merging.methods import Method
 from evaluators.merging.settings import RecipeError, Settings, checked_method, resolve
 from evaluators.merging.stored import ShardWriter, Spec, combined_digest, tensor_digest
-from evaluators.merging.sums import absolute_sum
-from evaluators.merging.thresholds import Survey, survey
+from evaluators.merging.tables import Tables
+from evaluators.merging.tensors import TensorMerge
 from evaluators.recipe import MergeRecipe
 from evaluators.sources import SourceError, Sources
 
 __all__ = ["MergeEngine", "MergeReport", "RecipeError"]
-
-BLOCK = 1 << 17
-"""Elements merged at a time: float32 operands of a few models stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,8 @@ class MergeReport:
         digest: of all merged tensors; `evaluators.merging.stored.stored_digest` of an export.
         non_finite: merged values that are NaN or infinite.
         delta_l1: mean |merged − base| per floating parameter, of the merged values as they are
-            stored (after the cast to the recipe's dtype); not finite if `non_finite` > 0.
+            stored (after the cast to the recipe's dtype), rounded to float32; not finite if
+            `non_finite` > 0.
         parameters: number of floating parameters.
         seconds: wall time.
     """
@@ -58,19 +57,39 @@ class _Plan:
     """A checked recipe: its operator and the settings of every tensor."""
 
     method: Method
-    formula: Formula
     settings: Mapping[str, Settings]
     dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class _Merged:
+    """What is known of one merged tensor."""
+
+    digest: str
+    parameters: int = 0
+    moved: float = 0.0
+    non_finite: int = 0
 
 
 class MergeEngine:
     """Merges recipes over one set of sources, which it keeps open.
 
+    It works on as many tensors at once as torch has threads.
+
+    Args:
+        sources: the open models.
+        tables: what is known of them; else it is found out and kept in memory.
+        compiled: whether to use compiled kernels where that is possible; results are the same.
+
     Raises:
         SourceError: an expert lacks a tensor of the base or has it in another shape.
     """
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(
+        self, sources: Sources, tables: Tables | None = None, *, compiled: bool = True
+    ) -> None:
+        self._tables = tables or Tables(sources, compiled=compiled)
+        self._compiled = compiled
         self.sources = sources
         base = sources.base
         for name, expert in sources.experts.items():
@@ -104,7 +123,17 @@ class MergeEngine:
                     f"{name}: the live tensor is {target[name].dtype} {tuple(target[name].shape)}, "
                     f"the recipe gives {dtype} {tuple(shape)}"
                 )
-        return self._merge(recipe, plan, lambda name, tensor: target[name].copy_(tensor))
+
+        def put(name: str, merge: Callable[[Tensor], _Merged]) -> _Merged:
+            live = target[name]
+            if live.device.type == "cpu" and live.is_contiguous():
+                return merge(live)
+            scratch = torch.empty(live.shape, dtype=live.dtype)
+            found = merge(scratch)
+            live.copy_(scratch)
+            return found
+
+        return self._merge(recipe, plan, put)
 
     @torch.no_grad()
     def write(
@@ -117,49 +146,56 @@ class MergeEngine:
         """
         plan = self._plan(recipe)
         specs = {name: self._spec(name, plan) for name in self.names}
+        lock = threading.Lock()  # one file position is shared by all threads
         with ShardWriter(folder, specs, shard_size_bytes) as writer:
-            return self._merge(recipe, plan, writer.write)
+
+            def put(name: str, merge: Callable[[Tensor], _Merged]) -> _Merged:
+                dtype, shape = specs[name]
+                scratch = torch.empty(shape, dtype=dtype)
+                found = merge(scratch)
+                with lock:
+                    writer.write(name, scratch)
+                return found
+
+            return self._merge(recipe, plan, put)
 
     def _merge(
-        self, recipe: MergeRecipe, plan: _Plan, put: Callable[[str, Tensor], object]
+        self,
+        recipe: MergeRecipe,
+        plan: _Plan,
+        put: Callable[[str, Callable[[Tensor], _Merged]], _Merged],
     ) -> MergeReport:
+        """Merge all tensors; `put` hands out the memory that a tensor is merged into."""
         started = time.perf_counter()
-        digests: dict[str, str] = {}
-        non_finite = parameters = 0
-        moved = 0.0
-        for name in self.names:
-            base = self.sources.base.tensor(name)
-            merged = base
-            if base.is_floating_point():
-                merged = self._merge_tensor(recipe, plan, name).reshape(base.shape)
-                non_finite += int(merged.numel() - torch.isfinite(merged).sum())
-                parameters += merged.numel()
-                moved += _distance(merged.flatten(), base.flatten())
-            put(name, merged)
-            digests[name] = tensor_digest(name, merged)
+
+        def one(name: str) -> _Merged:
+            return put(name, lambda out: self._merge_tensor(recipe, plan, name, out))
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            # One thread is no reason to leave this one: small models would wait for it.
+            each = pool.map if torch.get_num_threads() > 1 else map
+            found = dict(zip(self.names, each(one, self.names), strict=True))
+        parameters = sum(m.parameters for m in found.values())
+        moved = math.fsum(m.moved for m in found.values())
         return MergeReport(
-            digest=combined_digest(digests),
-            non_finite=non_finite,
-            delta_l1=moved / max(parameters, 1),
+            digest=combined_digest({name: m.digest for name, m in found.items()}),
+            non_finite=sum(m.non_finite for m in found.values()),
+            delta_l1=float(np.float32(moved / max(parameters, 1))),
             parameters=parameters,
             seconds=time.perf_counter() - started,
         )
 
-    def _merge_tensor(self, recipe: MergeRecipe, plan: _Plan, name: str) -> Tensor:
-        """Merge one floating tensor: `n` in the recipe's dtype."""
-        settings = plan.settings[name]
-        base = self.sources.base.tensor(name).flatten()
-        models = [self.sources.experts[expert].tensor(name).flatten() for expert in recipe.experts]
-        experts = list(recipe.experts)
-        n = base.numel()
-        found = survey(
-            plan.method, base, models, settings, lambda k: uniform(recipe.seed, experts[k], name, n)
-        )
-        merged = torch.empty(n, dtype=plan.dtype)
-        for start in range(0, n, BLOCK):
-            block = slice(start, start + BLOCK)
-            merged[block] = plan.formula(_operands(base, models, block, settings, found))
-        return merged
+    @torch.no_grad()  # which is per thread
+    def _merge_tensor(self, recipe: MergeRecipe, plan: _Plan, name: str, out: Tensor) -> _Merged:
+        """Merge one tensor into contiguous memory of its shape."""
+        base = self.sources.base.tensor(name)
+        if not base.is_floating_point():
+            out.copy_(base)
+            return _Merged(tensor_digest(name, out))
+        merge = TensorMerge(self.sources, self._tables, recipe, name, compiled=self._compiled)
+        moved = merge.run(plan.method, plan.settings[name], out)
+        broken = 0 if math.isfinite(moved) else int(out.numel() - torch.isfinite(out).sum())
+        return _Merged(tensor_digest(name, out), out.numel(), moved, broken)
 
     def _plan(self, recipe: MergeRecipe) -> _Plan:
         method = checked_method(recipe)
@@ -173,7 +209,6 @@ class MergeEngine:
         }
         return _Plan(
             method=method,
-            formula=resolve_name(method.formula),
             settings={name: resolved[blocks.of(name)] for name in self.names},
             dtype=getattr(torch, recipe.dtype),
         )
@@ -190,27 +225,3 @@ class MergeEngine:
     def _spec(self, name: str, plan: _Plan) -> Spec:
         base = self.sources.base.tensor(name)
         return plan.dtype if base.is_floating_point() else base.dtype, base.shape
-
-
-def _operands(
-    base: Tensor, models: Sequence[Tensor], block: slice, settings: Settings, found: Survey
-) -> Operands:
-    """Operands of one block, in float32."""
-    trimmed = found.keep.shape[1] == base.numel()
-    numbers = {k: v for k, v in settings.merge.items() if not isinstance(v, bool | str)}
-    return Operands(
-        base=base[block].float(),
-        models=[model[block].float() for model in models],
-        experts={k: [torch.tensor([w]) for w in ws] for k, ws in settings.experts.items()},
-        keep=(found.keep[:, block] if trimmed else found.keep).unbind(),
-        rescale=found.rescale.unbind(),
-        mix=found.mix.unbind(),
-        merge={k: torch.tensor([float(v)]) for k, v in numbers.items()},
-        options={k: v for k, v in settings.merge.items() if isinstance(v, bool | str)},
-    )
-
-
-def _distance(merged: Tensor, base: Tensor) -> float:
-    """Sum of |merged − base| in float32 differences."""
-    pairs = zip(torch.split(merged, BLOCK), torch.split(base, BLOCK), strict=True)
-    return math.fsum(absolute_sum(a.float() - b.float()) for a, b in pairs)

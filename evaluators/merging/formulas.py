@@ -30,7 +30,8 @@ class Operands:
         base: `n` block of the base.
         models: K `n` blocks of the models to merge.
         experts: parameter of the experts, such as "weight" → K tensors, `... x 1` (or `... x n`).
-        keep: K `... x n` or `1`: 1 where an entry of a delta survives trimming, else 0.
+        keep: K `... x n` or `1`: whether an entry of a delta survives trimming, bool; or how far
+            it survives, 0 to 1, where trimming is smoothed.
         rescale: K `... x 1`: factors of the surviving entries.
         mix: K + 1 `... x 1` coefficients of base and task vectors (see `Method.mix`), else empty.
         merge: number of the merge, such as "lambda" or "t" → `... x 1`.
@@ -55,7 +56,7 @@ class Operands:
     def deltas(self) -> list[Tensor]:
         """K `... x n` task vectors of the survivors: r_k · m_k · (θ_k − θ_0)."""
         parts = zip(self.models, self.keep, self.rescale, strict=True)
-        return [(model - self.base) * keep * rescale for model, keep, rescale in parts]
+        return [survive(model - self.base, keep) * rescale for model, keep, rescale in parts]
 
     @property
     def weighted(self) -> list[Tensor]:
@@ -112,13 +113,15 @@ def ties(x: Operands) -> Tensor:
     """
     deltas = x.weighted
     positive = total(deltas) >= 0
-    agree = [torch.where(positive, delta > 0, delta < 0) for delta in deltas]
-    delta = total([torch.where(a, d, 0.0) for a, d in zip(agree, deltas, strict=True)])
+    # Turned so that the elected sign is plus: one comparison tells who agrees.
+    turned = [torch.where(positive, delta, -delta) for delta in deltas]
+    agree = [delta > 0 for delta in turned]
+    size = total([torch.where(a, d, 0.0) for a, d in zip(agree, turned, strict=True)])
     if x.options["normalize"]:
         kept = zip(agree, x.weights, x.keep, strict=True)
-        weight = total([torch.where(a, w * k, 0.0) for a, w, k in kept])
-        delta = delta / torch.where(weight == 0, 1.0, weight)
-    return moved(x, delta)
+        weight = total([torch.where(a, survive(w, k), 0.0) for a, w, k in kept])
+        size = size / torch.where(weight == 0, 1.0, weight)
+    return moved(x, torch.where(positive, size, -size))
 
 
 def combination(x: Operands) -> Tensor:
@@ -190,6 +193,11 @@ def passthrough(x: Operands) -> Tensor:
     """
     (model,), (scale,) = x.models, x.experts["scale"]
     return model * scale
+
+
+def survive(value: Tensor, keep: Tensor) -> Tensor:
+    """Drop values whose entries are trimmed."""
+    return torch.where(keep, value, 0.0) if keep.dtype == torch.bool else value * keep
 
 
 def moved(x: Operands, delta: Tensor) -> Tensor:

@@ -27,6 +27,16 @@ class Settings:
     experts: Mapping[str, tuple[float, ...]]
     merge: Mapping[str, float | bool | str]
 
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The numbers of the merge."""
+        return {k: v for k, v in self.merge.items() if not isinstance(v, bool | str)}
+
+    @property
+    def options(self) -> dict[str, bool | str]:
+        """The choices."""
+        return {k: v for k, v in self.merge.items() if isinstance(v, bool | str)}
+
 
 def checked_method(recipe: MergeRecipe) -> Method:
     """Look up the recipe's operator and check that its experts and parameters fit.

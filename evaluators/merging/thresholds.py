@@ -1,104 +1,129 @@
-"""What an operator must know of a whole tensor before any block of it can be merged.
+"""What a merge must know of a whole tensor before any block of it can be merged.
 
-Which entries survive trimming, by how much the survivors are scaled, and the coefficients of a
-spherical interpolation. The formulas are elementwise once these are known.
+Between which magnitudes entries survive, with which probability, and the coefficients of a linear
+combination. With these numbers the formulas are elementwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pkgutil import resolve_name
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from evaluators.merging.levels import NOTHING, Cut, Levels, largest
 from evaluators.merging.methods import Method
 from evaluators.merging.settings import Settings
-from evaluators.merging.spherical import Dials, gram
-from evaluators.merging.sums import absolute_sum
+from evaluators.merging.spherical import Dials
 
 TINY_NORM = 1e-7
 """No l1 rescale when a norm is below (mergekit's rule): near-identical tensors stay as they are."""
 
 
 @dataclass(frozen=True)
-class Survey:
-    """The findings on one tensor of n elements and K models.
+class Segment:
+    """A run of elements of one tensor that share all numbers.
 
     Attributes:
-        keep: `K x n` bool, True where an entry survives; `K x 1` ones if nothing is trimmed.
-        rescale: `K x 1` float32 factors of the survivors.
-        mix: `(K+1) x 1` float32 coefficients of base and models, or empty.
+        start: its first element.
+        stop: one past its last.
+        numbers: what `Pass.pack` asks for.
     """
 
-    keep: Tensor
-    rescale: Tensor
-    mix: Tensor
+    start: int
+    stop: int
+    numbers: Mapping[str, Sequence[float]]
 
 
-def survey(
-    method: Method,
-    base: Tensor,
-    models: Sequence[Tensor],
-    settings: Settings,
-    draw: Callable[[int], Tensor],
-) -> Survey:
-    """Look at a whole tensor once.
-
-    Args:
-        method: the operator; its trimming and pairing decide what is needed.
-        base: `n`, any floating dtype.
-        models: the K tensors to merge, `n` each.
-        settings: of the tensor's block.
-        draw: k → the `n` uniform numbers of expert k.
+@dataclass(frozen=True)
+class Band:
+    """The entries of one delta that survive trimming by magnitude: those of `kept` that are not of
+    `outliers`.
     """
-    K = len(models)
-    keep, rescale, mix = torch.ones(K, 1), torch.ones(K), torch.empty(0)
-    densities = settings.experts.get("density", ())
-    if method.trim is not None and any(density < 1 for density in densities):
-        kind = settings.merge.get("rescale", "none")
-        keep = torch.ones(K, base.numel(), dtype=torch.bool)
-        for k, density in enumerate(densities):
-            if density < 1:
-                delta = models[k].float() - base.float()
-                by_size = method.trim == "magnitude"
-                keep[k] = keep_largest(delta, density) if by_size else draw(k) < density
-                rescale[k] = rescale_factor(str(kind), delta, keep[k], density)
-    if method.mix is not None:
-        mixer = resolve_name(method.mix)
-        mix = mixer(gram(base, models), dials(settings)).float()
-    return Survey(keep, rescale[:, None], mix[:, None])
+
+    kept: Cut
+    outliers: Cut
+
+    def at(self, index: int) -> tuple[float, float]:
+        """The magnitudes between which (bounds included) the entries from `index` on survive."""
+        low = self.kept.low if index < self.kept.end else _above(self.kept.high)
+        high = self.outliers.low if index < self.outliers.end else _above(self.outliers.high)
+        return low, _below(high)
 
 
-def keep_largest(delta: Tensor, density: float) -> Tensor:
-    """Mark the `int(density * n)` entries of largest magnitude, at least one if density > 0.
+EVERYTHING = Band(Cut(0.0, math.inf, sys.maxsize), NOTHING)
 
-    Among entries that tie at the threshold those with the lowest index are kept. TIES, Yadav et
-    al. (arXiv 2306.01708), section 3, step "trim"; here per tensor, as in mergekit.
+
+@dataclass(frozen=True)
+class Delta:
+    """One task vector of n elements, not computed.
+
+    Attributes:
+        base: `n`
+        model: `n`
+        look: looks up its levels.
+        compiled: whether to count with compiled kernels.
+    """
+
+    base: Tensor
+    model: Tensor
+    look: Callable[[], Levels]
+    compiled: bool = False
+
+    def largest(self, count: int) -> Cut:
+        """Find the `count` largest entries."""
+        return largest(count, self.base, self.model, self.look(), compiled=self.compiled)
+
+
+def band(density: float, gamma: float, delta: Delta) -> Band:
+    """Find the survivors of a task vector.
+
+    The `int(density * n)` largest survive (at least one if density > 0), after the
+    `int(gamma * n)` very largest, or as many as leave that density. TIES, Yadav et al. (arXiv
+    2306.01708), section 3; Breadcrumbs, Davari & Belilovsky (arXiv 2312.06795), section 3; here per
+    tensor, as in mergekit.
 
     Args:
-        delta: `n`.
         density: kept fraction; 0 keeps nothing, 1 and above everything.
-
-    Returns:
-        `n` bool.
+        gamma: fraction of outliers.
+        delta: the task vector.
     """
-    n = delta.numel()
-    count = max(1, int(density * n)) if density > 0 else 0
-    if count >= n:
-        return torch.ones(n, dtype=torch.bool)
-    if count == 0:
-        return torch.zeros(n, dtype=torch.bool)
-    size = delta.abs()
-    threshold = size.kthvalue(n - count + 1).values
-    keep = size > threshold
-    tied = (size == threshold).nonzero().flatten()
-    keep[tied[: count - int(keep.sum())]] = True
-    return keep
+    n = delta.base.numel()
+    if density >= 1 or n == 0:
+        return EVERYTHING
+    if density <= 0:
+        return Band(NOTHING, NOTHING)
+    count = max(1, int(density * n))
+    dropped = min(int(gamma * n), n - count)
+    return Band(delta.largest(dropped + count), delta.largest(dropped))
 
 
-def rescale_factor(kind: str, delta: Tensor, keep: Tensor, density: float) -> float:
+def segments(
+    n: int, bands: Sequence[Band], numbers: Mapping[str, Sequence[float]]
+) -> list[Segment]:
+    """Cut n elements where the survivors among ties end, so that each segment has fixed bounds."""
+    ends = {cut.end for band in bands for cut in (band.kept, band.outliers)}
+    edges = sorted({0, n, *(end for end in ends if 0 < end < n)})
+    found = []
+    for start, stop in pairwise(edges):
+        bounds = [band.at(start) for band in bands]
+        own = {"low": [low for low, _ in bounds], "high": [high for _, high in bounds]}
+        found.append(Segment(start, stop, {**numbers, **own}))
+    return found
+
+
+def rescaled(parts: Sequence[Segment], factors: Sequence[float]) -> list[Segment]:
+    """Give all segments the factors of the survivors."""
+    return [replace(part, numbers={**part.numbers, "rescale": factors}) for part in parts]
+
+
+def rescale_factor(kind: str, density: float, before: float, after: float) -> float:
     """Compute the factor of the surviving entries of one delta.
 
     `inverse_density` is 1/density: DARE, Yu et al. (arXiv 2311.03099), equation 2. `l1` makes the
@@ -106,21 +131,37 @@ def rescale_factor(kind: str, delta: Tensor, keep: Tensor, density: float) -> fl
 
     Args:
         kind: "l1", "inverse_density" or "none".
-        delta: `n`.
-        keep: `n` bool.
         density: kept fraction.
+        before: sum of magnitudes before trimming.
+        after: sum of the survivors' magnitudes.
     """
     if kind == "l1":
-        before, after = absolute_sum(delta), absolute_sum(delta * keep)
         return before / after if min(before, after) >= TINY_NORM else 1.0
-    return 1 / density if kind == "inverse_density" and density > 0 else 1.0
+    return 1 / density if kind == "inverse_density" and 0 < density < 1 else 1.0
 
 
-def dials(settings: Settings) -> Dials:
-    """Say the same in tensors."""
-    numbers = {k: v for k, v in settings.merge.items() if not isinstance(v, bool | str)}
-    return Dials(
+def coefficients(method: Method, settings: Settings, products: Tensor) -> list[float]:
+    """Compute the coefficients of an operator that has a `mix`.
+
+    Args:
+        method: the operator.
+        settings: of the tensor's block.
+        products: `(K+1) x (K+1)` (see `spherical.gram`).
+    """
+    dials = Dials(
         experts={k: torch.tensor(v, dtype=torch.float64) for k, v in settings.experts.items()},
-        merge={k: torch.tensor(v, dtype=torch.float64) for k, v in numbers.items()},
-        options={k: v for k, v in settings.merge.items() if isinstance(v, bool | str)},
+        merge={k: torch.tensor(v, dtype=torch.float64) for k, v in settings.numbers.items()},
+        options=settings.options,
     )
+    found: list[float] = resolve_name(str(method.mix))(products, dials).tolist()
+    return found
+
+
+def _above(value: float) -> float:
+    return float(np.nextafter(np.float32(value), np.float32(np.inf)))
+
+
+def _below(value: float) -> float:
+    if math.isinf(value):
+        return value
+    return float(np.nextafter(np.float32(value), np.float32(-1)))

@@ -16,7 +16,6 @@ from evaluators.merging import formulas
 from evaluators.merging.formulas import Operands
 from evaluators.merging.methods import METHODS
 from evaluators.merging.sums import absolute_sum, dot
-from evaluators.merging.thresholds import keep_largest, rescale_factor
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -175,39 +174,6 @@ def test_ties_equals_the_scalar_reference(data: st.DataObject, normalize: bool) 
     )
     expected = torch.tensor(scalar_ties(deltas, weights, normalize=normalize))
     torch.testing.assert_close(formulas.ties(x), expected, rtol=1e-6, atol=1e-6)
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    values=st.lists(quarters, min_size=1, max_size=30),
-    density=st.floats(0, 1, allow_subnormal=False),
-)
-def test_trimming_keeps_the_first_of_a_stable_sort(values: list[float], density: float) -> None:
-    count = max(1, int(density * len(values))) if density > 0 else 0
-    order = sorted(range(len(values)), key=lambda i: (-abs(values[i]), i))
-    keep = keep_largest(torch.tensor(values), density)
-    assert set(keep.nonzero().flatten().tolist()) == set(order[:count])
-
-
-def test_trimming_an_empty_tensor() -> None:
-    assert keep_largest(torch.empty(0), 0.5).shape == (0,)
-
-
-def test_rescale_factors_by_hand() -> None:
-    delta, keep = torch.tensor([3.0, -1.0, 4.0]), torch.tensor([True, True, False])
-    assert rescale_factor("l1", delta, keep, 0.5) == 2.0  # 8 / 4
-    assert rescale_factor("inverse_density", delta, keep, 0.25) == 4.0
-    assert rescale_factor("none", delta, keep, 0.25) == 1.0
-
-
-@pytest.mark.parametrize("kind", ["l1", "inverse_density"])
-def test_nothing_kept_is_not_rescaled(kind: str) -> None:
-    assert rescale_factor(kind, torch.ones(3), torch.zeros(3, dtype=torch.bool), 0.0) == 1.0
-
-
-def test_l1_leaves_near_identical_tensors_alone() -> None:
-    delta = torch.tensor([4e-8, 4e-8])
-    assert rescale_factor("l1", delta, torch.tensor([True, False]), 0.5) == 1.0
 
 
 def test_sums_do_not_depend_on_threads() -> None:

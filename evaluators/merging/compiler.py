@@ -1,0 +1,135 @@
+"""C++ compilers and what they made: shared libraries, kept on disk for the next process.
+
+Without a compiler there are no kernels, and every merge is made by torch, operation by operation:
+slower, with the same result.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evaluators.cache import cache_root, published
+from evaluators.merging.codegen import Function, Signature, generate
+
+_FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-march=native",
+    "-shared",
+    "-fPIC",
+    "-fwrapv",  # integers wrap around, as torch's do
+    "-ffp-contract=off",  # a product is rounded before it is added, as torch does it
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-w",  # vectors wider than a register are passed in memory, which is inlined away
+)
+_VECTORS = Path(__file__).parent / "vectors.h"
+
+
+class CompilerError(Exception):
+    """A kernel could not be made; one line."""
+
+
+class NoCompilerError(CompilerError):
+    """There is no compiler."""
+
+
+class Kernel:
+    """A compiled function of blocks of elements. Calls release the interpreter's lock."""
+
+    def __init__(self, library: Path, signature: Signature) -> None:
+        self._function = ctypes.CDLL(str(library)).kernel
+        self._function.restype = None
+        self._function.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 2
+        self._outputs = signature.outputs
+
+    def __call__(
+        self,
+        blocks: Sequence[Tensor],
+        numbers: NDArray[np.float32],
+        outputs: Sequence[Tensor | None],
+        start: int = 0,
+    ) -> list[float]:
+        """Run over contiguous blocks of n elements each, on one thread.
+
+        Args:
+            blocks: what is read, `n` each, of the signature's dtypes.
+            numbers: what the function is told.
+            outputs: `n` tensors to write, None for sums.
+            start: index of the first element.
+
+        Returns:
+            per output its sum, 0 of those that are written.
+        """
+        n = (blocks[0] if blocks else next(o for o in outputs if o is not None)).numel()
+        sums = (ctypes.c_double * len(self._outputs))()
+        read = (ctypes.c_void_p * max(len(blocks), 1))(*[b.data_ptr() for b in blocks])
+        written = (ctypes.c_void_p * len(self._outputs))(
+            *[None if o is None else o.data_ptr() for o in outputs]
+        )
+        self._function(read, numbers.ctypes.data, written, sums, start, n)
+        return list(sums)
+
+
+def build(function: Function, signature: Signature) -> Kernel:
+    """Compile a function, or find it compiled in the cache.
+
+    Raises:
+        UnsupportedError: the function cannot be written in C++.
+        CompilerError: it cannot be compiled here, or the cache cannot be written to.
+        NoCompilerError: there is no compiler.
+    """
+    source = generate(function, signature)
+    parts = [source, _VECTORS.read_text(encoding="utf-8"), *_FLAGS, *_compiler(), _processor()]
+    entry = Path("kernels", hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32])
+
+    def make(folder: Path) -> None:
+        (folder / "kernel.cpp").write_text(source, encoding="utf-8")
+        (folder / "vectors.h").write_text(_VECTORS.read_text(encoding="utf-8"), encoding="utf-8")
+        _compile(folder)
+
+    try:
+        return Kernel(published(entry, make) / "kernel.so", signature)
+    except OSError as error:
+        raise CompilerError(f"{cache_root()}: no kernels can be kept here: {error}") from None
+
+
+def _compile(folder: Path) -> None:
+    command = [_compiler()[0], *_FLAGS, "kernel.cpp", "-o", "kernel.so"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        reason = (done.stderr.strip() or "no message").splitlines()[0]
+        raise CompilerError(f"{command[0]} failed: {reason}")
+
+
+@cache
+def _compiler() -> tuple[str, str]:
+    """Find a compiler: its path and its version."""
+    for name in (os.environ.get("CXX"), "g++", "clang++", "c++"):
+        if name and (path := shutil.which(name)):
+            asked = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+            return path, asked.stdout
+    raise NoCompilerError("no C++ compiler: install g++ or clang++, or set CXX")
+
+
+@cache
+def _processor() -> str:
+    """Name what `-march=native` depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = [line for line in lines if line.startswith(("flags", "Features", "model name"))]
+    return "\n".join([platform.machine(), platform.processor(), *named[:2]])

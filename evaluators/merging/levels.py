@@ -1,0 +1,216 @@
+"""Exact thresholds of magnitude without sorting: which entries are among the m largest?
+
+A delta of 16-bit weights is ranked by its magnitude rounded to that type, which has 32,768 values:
+one histogram per tensor and expert answers for every m at once. Magnitudes in float32 are counted
+by their upper 16 bits; the lower half is looked at in the one bin that the threshold falls into.
+Entries that tie at the threshold are taken in the order of their index, as a stable sort takes
+them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evaluators.merging.codegen import Signature
+from evaluators.merging.loops import loop
+
+_BINS = 1 << 15
+_BLOCK = 1 << 18
+_SMALL_BLOCK = 1 << 14
+_NARROW = {torch.bfloat16, torch.float16}
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The magnitudes that one delta of n elements has, largest first.
+
+    Attributes:
+        codes: `L` int32: bit pattern of a magnitude in its 16-bit type, or the upper 16 bits of one
+            in float32.
+        parts: `P x L` int32: how many elements have this magnitude in each of P equal parts of the
+            tensor (see `_parts`).
+    """
+
+    codes: NDArray[np.int32]
+    parts: NDArray[np.int32]
+
+    @cached_property
+    def reached(self) -> NDArray[np.int64]:
+        """`L` int64: how many elements have this magnitude or a larger one."""
+        reached: NDArray[np.int64] = self.parts.sum(axis=0, dtype=np.int64).cumsum()
+        return reached
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The m largest entries of a delta: those above `high`, and those from `low` to `high` (in
+    float32, bounds included) whose index is below `end`.
+    """
+
+    low: float
+    high: float
+    end: int
+
+
+NOTHING = Cut(math.inf, math.inf, 0)
+
+
+def ranked_as(base: torch.dtype, model: torch.dtype) -> torch.dtype:
+    """Tell in which type the magnitudes of a delta are ranked."""
+    return base if base == model and base in _NARROW else torch.float32
+
+
+def levels(base: Tensor, model: Tensor, *, compiled: bool) -> Levels:
+    """Count the magnitudes of a delta of n elements, in one pass."""
+    kind = ranked_as(base.dtype, model.dtype)
+    signature = Signature((base.dtype, model.dtype), 0, (torch.int16,))
+    encode = loop(_Encoder(kind), signature, compiled)
+    parts = _parts(base.numel())
+    counts = torch.zeros(len(parts), _BINS, dtype=torch.int64)
+    codes = torch.empty(min(_BLOCK, base.numel()), dtype=torch.int16)
+    none = np.zeros(0, dtype=np.float32)
+    for k, part in enumerate(parts):
+        for start in range(part.start, part.stop, _BLOCK):
+            block = slice(start, min(start + _BLOCK, part.stop))
+            seen = codes[: block.stop - start]
+            encode((base[block], model[block]), none, (seen,))
+            counts[k] += torch.bincount(seen, minlength=_BINS)
+    found = counts.sum(0).nonzero().flatten().flip(0)
+    return Levels(found.to(torch.int32).numpy(), counts[:, found].to(torch.int32).numpy())
+
+
+def largest(count: int, base: Tensor, model: Tensor, known: Levels, *, compiled: bool) -> Cut:
+    """Find the `count` largest entries of a delta of n elements.
+
+    Args:
+        count: 0 to n.
+        base: `n`
+        model: `n`
+        known: levels of their delta.
+        compiled: whether to count with a compiled kernel.
+    """
+    if count == 0:
+        return NOTHING
+    place = int(np.searchsorted(known.reached, count))
+    above = int(known.reached[place - 1]) if place else 0
+    code, wanted = int(known.codes[place]), count - above
+    tied = int(known.reached[place]) - above
+    kind = ranked_as(base.dtype, model.dtype)
+    if kind in _NARROW:
+        low, high = _interval(code, kind)
+    else:
+        low, wanted, tied = _refined(base, model, code, wanted)
+        high = low
+    if wanted == tied:
+        return Cut(low, high, base.numel())
+    around = slice(0, base.numel())
+    if kind in _NARROW:  # whose levels say in which part the cut is
+        until = known.parts[:, place].cumsum()
+        chosen = int(np.searchsorted(until, wanted))
+        around = _parts(base.numel())[chosen]
+        wanted -= int(until[chosen - 1]) if chosen else 0
+        tied = int(known.parts[chosen, place])
+    return Cut(low, high, _end((base, model), around, (low, high), (wanted, tied), compiled))
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """Codes of magnitudes as int16, which hold 15 bits."""
+
+    kind: torch.dtype
+
+    def __call__(self, blocks: list[Tensor], _: object, __: object) -> list[Tensor]:
+        base, model = (block.to(torch.float32) for block in blocks)
+        size = (model - base).abs()
+        if self.kind in _NARROW:
+            return [size.to(self.kind).view(torch.int16)]
+        return [(size.view(torch.int32) >> 16).to(torch.int16)]
+
+
+def _interval(code: int, kind: torch.dtype) -> tuple[float, float]:
+    """Find the float32 magnitudes that round to a 16-bit one: half way to its neighbours, where a
+    tie goes to the even code.
+    """
+    codes = torch.tensor([max(code - 1, 0), code, code + 1], dtype=torch.int16)
+    below, value, above = codes.view(kind).to(torch.float64).tolist()
+    low, high = np.float32((below + value) / 2), np.float32((value + above) / 2)
+    if code % 2:  # the even neighbours take what is half way
+        low = np.nextafter(low, np.float32(np.inf))
+        high = np.nextafter(high, np.float32(0))
+    return 0.0 if code == 0 else float(low), float(high)
+
+
+def _refined(base: Tensor, model: Tensor, code: int, wanted: int) -> tuple[float, int, int]:
+    """Look into one bin of float32 magnitudes.
+
+    Returns:
+        the threshold, how many elements that tie there are wanted, and how many there are.
+    """
+    found = []
+    for start in range(0, base.numel(), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        bits = (model[block].float() - base[block].float()).abs().view(torch.int32)
+        found.append(bits[(bits >> 16) == code])
+    bits = torch.cat(found)
+    threshold = bits.kthvalue(len(bits) - wanted + 1).values
+    wanted -= int((bits > threshold).sum())
+    return float(threshold.view(torch.float32)), wanted, int((bits == threshold).sum())
+
+
+def _parts(n: int) -> list[slice]:
+    """Cut n elements into parts whose levels are counted apart: eight, or one of a small tensor."""
+    count = 8 if n >= _BLOCK else 1
+    return [slice(n * k // count, n * (k + 1) // count) for k in range(count)]
+
+
+def _end(
+    tensors: tuple[Tensor, Tensor],
+    block: slice,
+    bounds: tuple[float, float],
+    ranks: tuple[int, int],
+    compiled: bool,
+) -> int:
+    """Find the index behind the first elements within the bounds.
+
+    Blocks are counted from the nearer end.
+
+    Args:
+        tensors: base and model, `n` each.
+        block: where to look.
+        bounds: of the magnitudes that tie, included.
+        ranks: how many of them in the block are wanted, and how many there are.
+        compiled: whether to count with a compiled kernel.
+    """
+    (base, model), (wanted, tied) = tensors, ranks
+    signature = Signature((base.dtype, model.dtype), 2, (None,))
+    count = loop(_within, signature, compiled)
+    told = np.array(bounds, dtype=np.float32)
+    # From the nearer end: all but the last `left`, or the first `left`.
+    backwards = wanted > tied / 2
+    left = tied - wanted if backwards else wanted
+    for size in (_BLOCK, _SMALL_BLOCK):
+        starts = range(block.start, block.stop, size)
+        for start in reversed(starts) if backwards else starts:
+            part = slice(start, min(start + size, block.stop))
+            here = int(count((base[part], model[part]), told, (None,))[0])
+            if here > left or (here == left and not backwards):
+                block = part
+                break
+            left -= here
+    inside = _within([base[block], model[block]], torch.from_numpy(told)[:, None].unbind(), None)
+    places = inside[0].nonzero().flatten()
+    first: int = block.start
+    return first + int(places[-left - 1 if backwards else left - 1]) + 1
+
+
+def _within(blocks: list[Tensor], bounds: tuple[Tensor, ...], _: object) -> list[Tensor]:
+    base, model = (block.to(torch.float32) for block in blocks)
+    size = (model - base).abs()
+    return [((size >= bounds[0]) & (size <= bounds[1])).to(torch.float32)]

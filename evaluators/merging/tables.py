@@ -1,0 +1,150 @@
+"""What merges must know of the sources and of nothing else: computed once, kept on disk.
+
+Magnitude levels and row ranks belong to a pair of base and expert, inner products to the base and
+all experts. A table covers all floating tensors; it is found by the digests of its models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from evaluators.cache import published
+from evaluators.folders import Checkpoint
+from evaluators.merging.levels import Levels, levels
+from evaluators.merging.spherical import gram
+from evaluators.sources import Sources
+
+RANK_STEPS = 254
+"""Ranks within a row are kept in a byte, 0 to 254; the middle of a row is exactly 127."""
+
+_FORMAT = 1
+"""Part of every entry's name: a number per way of computing and storing tables."""
+
+Say = Callable[[str], object]
+"""Takes one line about what is being done."""
+
+
+def silent(_: str) -> None:
+    """Say nothing."""
+
+
+class Tables:
+    """The tables of one set of sources, each made when it is first asked for.
+
+    Args:
+        sources: what they are about.
+        kept: keep them in the cache on disk, or find them there; else they stay in memory.
+        compiled: whether to count with compiled kernels.
+        say: told when a table is being made.
+    """
+
+    def __init__(
+        self, sources: Sources, *, kept: bool = False, compiled: bool = True, say: Say = silent
+    ) -> None:
+        self._sources, self._kept, self._compiled, self._say = sources, kept, compiled, say
+        self._loaded: dict[tuple[str, str], Mapping[str, Tensor]] = {}
+        self._levels: dict[tuple[str, str], Levels] = {}
+
+    def levels(self, expert: str, tensor: str) -> Levels:
+        """Look up the levels of an expert's delta."""
+        key = (expert, tensor)
+        if key not in self._levels:
+            found = self._table("levels", expert)
+            parts = found[f"{tensor}.parts"].numpy()
+            self._levels[key] = Levels(found[f"{tensor}.codes"].numpy(), parts)
+        return self._levels[key]
+
+    def ranks(self, expert: str, tensor: str) -> Tensor:
+        """Look up the ranks of an expert's delta within its rows.
+
+        Returns:
+            `n` uint8 (see `row_ranks`)
+        """
+        return self._table("ranks", expert)[tensor]
+
+    def gram(self, tensor: str) -> Tensor:
+        """Look up inner products of base and task vectors.
+
+        Returns:
+            `(K+1) x (K+1)` float64 (see `spherical.gram`)
+        """
+        return self._table("gram", "")[tensor]
+
+    def _table(self, kind: str, expert: str) -> Mapping[str, Tensor]:
+        key = (kind, expert)
+        if key not in self._loaded:
+            self._loaded[key] = self._find(kind, expert)
+        return self._loaded[key]
+
+    def _find(self, kind: str, expert: str) -> Mapping[str, Tensor]:
+        if not self._kept:
+            return self._make(kind, expert)
+        models = [self._sources.experts[expert]] if expert else list(self._sources.experts.values())
+        digests = [model.digest for model in (self._sources.base, *models)]
+        name = hashlib.sha256(f"{_FORMAT} {kind} {' '.join(digests)}".encode()).hexdigest()[:32]
+        folder = published(
+            Path("tables", name),
+            lambda folder: save_file(self._make(kind, expert), folder / "table.safetensors"),
+        )
+        return load_file(folder / "table.safetensors")
+
+    def _make(self, kind: str, expert: str) -> dict[str, Tensor]:
+        """Compute a table, tensors side by side."""
+        self._say(f"{kind} of {expert or 'all experts'}: {len(self._names)} tensors")
+        models = [self._sources.experts[expert]] if expert else list(self._sources.experts.values())
+
+        def entries(name: str) -> dict[str, Tensor]:
+            return self._entries(kind, name, self._sources.base, models)
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            return {k: v for found in pool.map(entries, self._names) for k, v in found.items()}
+
+    def _entries(
+        self, kind: str, name: str, base: Checkpoint, models: Sequence[Checkpoint]
+    ) -> dict[str, Tensor]:
+        own, others = base.tensor(name), [model.tensor(name) for model in models]
+        if kind == "gram":
+            return {name: gram(own.flatten(), [other.flatten() for other in others])}
+        if kind == "ranks":
+            return {name: row_ranks(others[0].float() - own.float())}
+        found = levels(own.flatten(), others[0].flatten(), compiled=self._compiled)
+        return {
+            f"{name}.codes": torch.from_numpy(found.codes),
+            f"{name}.parts": torch.from_numpy(found.parts),
+        }
+
+    @cached_property
+    def _names(self) -> list[str]:
+        base = self._sources.base
+        return [name for name in base.names if base.tensor(name).is_floating_point()]
+
+
+def row_ranks(delta: Tensor) -> Tensor:
+    """Rank the entries of each row by magnitude, from 0 (the smallest) to `RANK_STEPS`.
+
+    DELLA, Deep et al. (arXiv 2406.11617), section 3.1: rows are what the last dimension runs over;
+    a tensor of one dimension is one row. The only entry of a row is in its middle.
+
+    Args:
+        delta: any shape.
+
+    Returns:
+        `n` uint8
+    """
+    rows = delta.reshape(-1, delta.shape[-1]) if delta.dim() > 1 else delta.reshape(1, -1)
+    width = rows.shape[1]
+    if width < 2:
+        return torch.full((delta.numel(),), RANK_STEPS // 2, dtype=torch.uint8)
+    place = (torch.arange(width) * RANK_STEPS / (width - 1)).round().to(torch.uint8)
+    ranks = torch.empty(rows.shape, dtype=torch.uint8)
+    order = rows.abs().argsort(dim=1, stable=True)
+    ranks.scatter_(1, order, place.expand_as(order))
+    return ranks.flatten()
