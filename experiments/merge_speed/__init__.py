@@ -1,0 +1,1 @@
+"""How fast merges are: against memory bandwidth, and against mergekit."""
