@@ -146,7 +146,7 @@ MERGE = [
     (DENSITY, "density: {range: [0.1, 1.2]}", "merge.density: found 1.2, allowed: numbers in [0,"),
     (DENSITY, "density: -0.1", "merge.density: found -0.1, allowed: numbers in [0, 1]"),
     (DENSITY, "normalize: maybe", "merge.normalize: found maybe, allowed: true, false"),
-    (DENSITY, "rescale: l1", "merge.rescale: no parameter of ties; allowed: density, lambda"),
+    (DENSITY, "gamma: 0.1", "merge.gamma: no parameter of ties; allowed: density, lambda"),
     (DENSITY, "lambda: {maths: 1, code: 1, spanish: 1}", "merge.lambda: found one per expert"),
     (DENSITY, "parameters: {density: 1}", "merge: found the key parameters, allowed: its content"),
     (

@@ -59,9 +59,10 @@ def test_a_choice_of_methods() -> None:
 def test_a_parameter_that_one_of_the_chosen_methods_has() -> None:
     method = {"choice": ["linear", "ties"]}
     assert merge(method=method, density=0.5)["density"] == 0.5
-    lines = problems(merge={"method": method, "rescale": "l1"})
+    lines = problems(merge={"method": method, "gamma": 0.01})
     assert lines == [
-        "merge.rescale: no parameter of linear or ties; allowed: density, lambda, normalize, weight"
+        "merge.gamma: no parameter of linear or ties; allowed: density, lambda, normalize, "
+        "rescale, weight"
     ]
 
 
