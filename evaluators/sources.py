@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 Say = Callable[[str], object]
+"""Takes one line about what is being done."""
 
 
 class SourcesError(SourceError):

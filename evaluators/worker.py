@@ -174,12 +174,13 @@ class Worker:
 
     def _open_engine(self) -> MergeEngine:
         from evaluators.merging.engine import MergeEngine
+        from evaluators.merging.tables import Tables
         from evaluators.sources import open_sources
 
         if self._engine is None:
             bench = self._workbench
             sources = open_sources(bench.base, bench.experts, tokenizer=bench.tokenizer)
-            self._engine = MergeEngine(sources)
+            self._engine = MergeEngine(sources, Tables(sources, kept=True))
         return self._engine
 
     def _open_benchmarks(self) -> None:

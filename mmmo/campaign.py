@@ -27,6 +27,7 @@ from mmmo.preflight import Facts, Preflight, workbench
 from mmmo.records import Trial, answered, completed, proposed
 from mmmo.space import SearchSpace
 from mmmo.store import NewEvent, Store
+from mmmo.terminal import tell
 
 if TYPE_CHECKING:
     from mmmo.optimizer import Optimizer
@@ -142,6 +143,7 @@ class Campaign:
                 return self._history
             self._verify_facts()
             self._begin_session()
+            self._prepare_merges()
             # Workers import and load while this process imports Ax: construct the pool first.
             self._pool: EvaluatorPool = stack.enter_context(self._open_pool())
             self._optimizer = self._open_optimizer()
@@ -296,6 +298,18 @@ class Campaign:
             self._store.append(self._lease, None, "created", now.document())
         elif changes := list(self._history.facts.changes(now)):
             raise Problems(changes, "put them back, or begin a campaign of another name")
+
+    def _prepare_merges(self) -> None:
+        """Make once what every worker needs for its merges; workers find it in the cache."""
+        from evaluators.merging.engine import MergeEngine
+        from evaluators.merging.tables import Tables
+        from evaluators.sources import open_sources
+
+        chosen, space = self._config.sources, SearchSpace(self._config)
+        sources = open_sources(*chosen.refs(), tokenizer=chosen.tokenizer)
+        engine = MergeEngine(sources, Tables(sources, kept=True, say=tell))
+        for method in space.methods:
+            engine.prepare(space.recipe(method, lambda *_: None), tell)
 
     def _open_pool(self) -> EvaluatorPool:
         pool = self._config.pool

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import version
@@ -24,6 +23,7 @@ from evaluators.recipe import WHOLE, DType, MergeRecipe, ModelRef
 from evaluators.sources import Checkpoint, SourceError, Sources, SourcesError, open_sources
 from mmmo.errors import Problems, UserError
 from mmmo.model_folder import write_mergekit, write_model
+from mmmo.terminal import tell
 from mmmo.writing import WritingDisplay
 from mmmo.yamlfile import read_yaml
 
@@ -108,7 +108,7 @@ class _Merge:
 
     def _open(self, base: ModelRef, experts: Mapping[str, ModelRef]) -> Sources:
         try:
-            return open_sources(base, experts, tokenizer=self._reading.tokenizer, say=_tell)
+            return open_sources(base, experts, tokenizer=self._reading.tokenizer, say=tell)
         except SourcesError as error:
             lines = [f"{self._config}: {line}" for line in error.problems.values()]
             raise Problems(list(dict.fromkeys(lines))) from None
@@ -135,10 +135,6 @@ class _Merge:
     def _origin(self, report: MergeReport) -> str:
         dtype, seed = self._recipe.dtype, self._recipe.seed
         return f"Merged by mmmo {version('mmmo')} (--dtype {dtype} --seed {seed}): {report.digest}"
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr)
 
 
 def _stored_dtype(checkpoint: Checkpoint) -> DType:

@@ -6,7 +6,6 @@ estimated, and the objectives get their goals from the benchmarks' metrics.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -20,6 +19,7 @@ from mmmo.config import CampaignConfig
 from mmmo.errors import Problems, StoreError
 from mmmo.records import Objective
 from mmmo.space import SearchSpace
+from mmmo.terminal import tell
 
 if TYPE_CHECKING:
     from evaluators.sources import Checkpoint, Sources
@@ -197,7 +197,7 @@ class Preflight:
 
         chosen, before = self.config.sources, len(self.errors)
         try:
-            sources = open_sources(*chosen.refs(), tokenizer=chosen.tokenizer, say=_tell)
+            sources = open_sources(*chosen.refs(), tokenizer=chosen.tokenizer, say=tell)
         except SourcesError as error:
             self.errors += [f"sources.{where}: {what}" for where, what in error.problems.items()]
             return None
@@ -255,11 +255,6 @@ def workbench(config: CampaignConfig) -> Workbench:
         threads=config.pool.threads,
         tokenizer=config.sources.tokenizer,
     )
-
-
-def _tell(line: str) -> None:
-    """Say on the terminal why nothing moves for a while."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def _size(n_bytes: int) -> str:

@@ -26,7 +26,7 @@ from evaluators.merging.stored import ShardWriter, Spec, combined_digest, tensor
 from evaluators.merging.tables import Tables
 from evaluators.merging.tensors import TensorMerge
 from evaluators.recipe import MergeRecipe
-from evaluators.sources import SourceError, Sources
+from evaluators.sources import Say, SourceError, Sources
 
 __all__ = ["MergeEngine", "MergeReport", "RecipeError"]
 
@@ -101,6 +101,27 @@ class MergeEngine:
     def names(self) -> tuple[str, ...]:
         """Names of the merged tensors, sorted."""
         return self.sources.base.names
+
+    @torch.no_grad()
+    def prepare(self, recipe: MergeRecipe, say: Say = lambda _: None) -> None:
+        """Make all that merges of this kind need once: tables of the sources, and kernels.
+
+        Raises:
+            RecipeError: the recipe does not fit the operator or the sources.
+        """
+        plan = self._plan(recipe)
+        self._tables.prepare(plan.method, recipe.experts)
+        if not self._compiled or plan.method.whole:
+            return
+        begun = time.perf_counter()
+        for name in self.names:
+            if self.sources.base.dtype(name).is_floating_point:
+                self._tensor(recipe, name).open_loops(plan.method, plan.settings[name], plan.dtype)
+        if (seconds := time.perf_counter() - begun) >= 0.1:  # else they were there already
+            say(f"kernels of {recipe.method} compiled in {seconds:.1f} s")
+
+    def _tensor(self, recipe: MergeRecipe, name: str) -> TensorMerge:
+        return TensorMerge(self.sources, self._tables, recipe, name, compiled=self._compiled)
 
     @torch.no_grad()
     def merge_into(self, recipe: MergeRecipe, target: Mapping[str, Tensor]) -> MergeReport:
@@ -192,8 +213,7 @@ class MergeEngine:
         if not base.is_floating_point():
             out.copy_(base)
             return _Merged(tensor_digest(name, out))
-        merge = TensorMerge(self.sources, self._tables, recipe, name, compiled=self._compiled)
-        moved = merge.run(plan.method, plan.settings[name], out)
+        moved = self._tensor(recipe, name).run(plan.method, plan.settings[name], out)
         broken = 0 if math.isfinite(moved) else int(out.numel() - torch.isfinite(out).sum())
         return _Merged(tensor_digest(name, out), out.numel(), moved, broken)
 

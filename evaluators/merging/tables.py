@@ -7,7 +7,7 @@ all experts. A table covers all floating tensors; it is found by the digests of 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -16,11 +16,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from evaluators.cache import published
+from evaluators.cache import cache_root, published
 from evaluators.folders import Checkpoint
 from evaluators.merging.levels import Levels, levels
+from evaluators.merging.methods import Method
 from evaluators.merging.spherical import gram
-from evaluators.sources import Sources
+from evaluators.sources import Say, Sources
 
 RANK_STEPS = 254
 """Ranks within a row are kept in a byte, 0 to 254; the middle of a row is exactly 127."""
@@ -28,12 +29,7 @@ RANK_STEPS = 254
 _FORMAT = 1
 """Part of every entry's name: a number per way of computing and storing tables."""
 
-Say = Callable[[str], object]
-"""Takes one line about what is being done."""
-
-
-def silent(_: str) -> None:
-    """Say nothing."""
+_CONTENT = {"levels": "magnitudes", "ranks": "ranks", "gram": "inner products"}
 
 
 class Tables:
@@ -43,11 +39,16 @@ class Tables:
         sources: what they are about.
         kept: keep them in the cache on disk, or find them there; else they stay in memory.
         compiled: whether to count with compiled kernels.
-        say: told when a table is being made.
+        say: told in a line before a table is made.
     """
 
     def __init__(
-        self, sources: Sources, *, kept: bool = False, compiled: bool = True, say: Say = silent
+        self,
+        sources: Sources,
+        *,
+        kept: bool = False,
+        compiled: bool = True,
+        say: Say = lambda _: None,
     ) -> None:
         self._sources, self._kept, self._compiled, self._say = sources, kept, compiled, say
         self._loaded: dict[tuple[str, str], Mapping[str, Tensor]] = {}
@@ -78,6 +79,17 @@ class Tables:
         """
         return self._table("gram", "")[tensor]
 
+    def prepare(self, method: Method, experts: Iterable[str]) -> None:
+        """Make, or find, all that an operator will ask for."""
+        for kind, needed in (
+            ("levels", method.trim == "magnitude"),
+            ("ranks", method.trim == "ranked"),
+        ):
+            for expert in experts if needed else ():
+                self._table(kind, expert)
+        if method.mix is not None:
+            self._table("gram", "")
+
     def _table(self, kind: str, expert: str) -> Mapping[str, Tensor]:
         key = (kind, expert)
         if key not in self._loaded:
@@ -90,15 +102,24 @@ class Tables:
         models = [self._sources.experts[expert]] if expert else list(self._sources.experts.values())
         digests = [model.digest for model in (self._sources.base, *models)]
         name = hashlib.sha256(f"{_FORMAT} {kind} {' '.join(digests)}".encode()).hexdigest()[:32]
-        folder = published(
-            Path("tables", name),
-            lambda folder: save_file(self._make(kind, expert), folder / "table.safetensors"),
-        )
-        return load_file(folder / "table.safetensors")
+        made: dict[str, Tensor] = {}
+
+        def build(folder: Path) -> None:
+            made.update(self._make(kind, expert))
+            save_file(made, folder / "table.safetensors")
+
+        try:
+            folder = published(Path("tables", name), build)
+        except OSError as error:
+            self._say(f"{cache_root()}: cannot be written to ({error.strerror}); tables stay here")
+            return made or self._make(kind, expert)
+        return made or load_file(folder / "table.safetensors")
 
     def _make(self, kind: str, expert: str) -> dict[str, Tensor]:
         """Compute a table, tensors side by side."""
-        self._say(f"{kind} of {expert or 'all experts'}: {len(self._names)} tensors")
+        self._say(
+            f"table of {_CONTENT[kind]}, {expert or 'all experts'}: {len(self._names)} tensors"
+        )
         models = [self._sources.experts[expert]] if expert else list(self._sources.experts.values())
 
         def entries(name: str) -> dict[str, Tensor]:

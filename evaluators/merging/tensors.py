@@ -65,6 +65,18 @@ class TensorMerge:
                 moved += run(blocks, numbers, (flat[block], None), block.start)
         return math.fsum(moved)
 
+    def open_loops(self, method: Method, settings: Settings, stored: torch.dtype) -> None:
+        """Compile what `run` will use for an operator that trims whatever it can."""
+        dtypes = [tensor.dtype for tensor in self._flat]
+        does = Pass.of(method, settings.options, method.trim is not None, dtypes, stored)
+        wanted: list[Merge | Survivors] = [Merge(does)]
+        if does.trim is not None and settings.options["rescale"] == "l1":
+            wanted.append(Survivors(does))
+        for function in wanted:
+            loop(function, function.signature, self._compiled)
+        if does.trim in ("random", "ranked"):
+            Numbers(self._seed, "", self._name, compiled=self._compiled)
+
     def _prepare(
         self, method: Method, settings: Settings, stored: torch.dtype
     ) -> tuple[Pass, list[Segment]]:
