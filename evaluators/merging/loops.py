@@ -5,6 +5,7 @@ Both give the same bits (sums: to the last bits of float64), so which one runs i
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Sequence
 from functools import cache
@@ -65,7 +66,10 @@ class Interpreted:
         return sums
 
 
-@cache
+_OPENING = threading.Lock()
+"""Threads that need one kernel at once compile it once."""
+
+
 def loop(function: Function, signature: Signature, compiled: bool) -> Loop:
     """Open the loop of a function, once per process.
 
@@ -74,11 +78,17 @@ def loop(function: Function, signature: Signature, compiled: bool) -> Loop:
         signature: what it reads and writes.
         compiled: whether to compile it, where that is possible.
     """
+    with _OPENING:
+        return _opened(function, signature, compiled)
+
+
+@cache
+def _opened(function: Function, signature: Signature, compiled: bool) -> Loop:
     if compiled:
         try:
             return build(function, signature)
         except NoCompilerError:
             pass
         except (UnsupportedError, CompilerError) as error:
-            warnings.warn(f"no compiled kernel, merging is slow: {error}", stacklevel=2)
+            warnings.warn(f"no compiled kernel, merging is slow: {error}", stacklevel=3)
     return Interpreted(function, signature)
