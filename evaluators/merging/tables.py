@@ -7,6 +7,7 @@ all experts. A table covers all floating tensors; it is found by the digests of 
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -53,6 +54,7 @@ class Tables:
         self._sources, self._kept, self._compiled, self._say = sources, kept, compiled, say
         self._loaded: dict[tuple[str, str], Mapping[str, Tensor]] = {}
         self._levels: dict[tuple[str, str], Levels] = {}
+        self._making = threading.Lock()
 
     def levels(self, expert: str, tensor: str) -> Levels:
         """Look up the levels of an expert's delta."""
@@ -92,9 +94,10 @@ class Tables:
 
     def _table(self, kind: str, expert: str) -> Mapping[str, Tensor]:
         key = (kind, expert)
-        if key not in self._loaded:
-            self._loaded[key] = self._find(kind, expert)
-        return self._loaded[key]
+        with self._making:  # threads that need one table at once make it once
+            if key not in self._loaded:
+                self._loaded[key] = self._find(kind, expert)
+            return self._loaded[key]
 
     def _find(self, kind: str, expert: str) -> Mapping[str, Tensor]:
         if not self._kept:
