@@ -151,7 +151,7 @@ class _Writer:
     def _put(self, results: list[torch.fx.Node]) -> None:
         for k, (node, dtype) in enumerate(zip(results, self._signature.outputs, strict=True)):
             if dtype is not None:
-                self._lines.append(f"store<TAIL>(o{k} + i, {self._names[node][0]}, left);")
+                self._lines.append(f"store<TAIL>(o{k} + i, {self._as(node, dtype)}, left);")
             else:
                 self._lines.append(f"add<TAIL>(total[{k}], {self._as(node, torch.float32)}, left);")
 

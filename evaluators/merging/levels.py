@@ -10,6 +10,7 @@ them.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -162,6 +163,19 @@ def _refined(base: Tensor, model: Tensor, code: int, wanted: int) -> tuple[float
     threshold = bits.kthvalue(len(bits) - wanted + 1).values
     wanted -= int((bits > threshold).sum())
     return float(threshold.view(torch.float32)), wanted, int((bits == threshold).sum())
+
+
+def mass(base: Tensor, model: Tensor, *, compiled: bool) -> float:
+    """Add up the magnitudes of a delta of n elements."""
+    add = loop(_magnitudes, Signature((base.dtype, model.dtype), 0, (None,)), compiled)
+    none = np.zeros(0, dtype=np.float32)
+    blocks = zip(torch.split(base, _BLOCK), torch.split(model, _BLOCK), strict=True)
+    return math.fsum(add(pair, none, (None,))[0] for pair in blocks)
+
+
+def _magnitudes(blocks: Sequence[Tensor], _: object, __: object) -> list[Tensor]:
+    base, model = (block.to(torch.float32) for block in blocks)
+    return [(model - base).abs()]
 
 
 def _parts(n: int) -> list[slice]:

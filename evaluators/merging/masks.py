@@ -115,4 +115,8 @@ def _halves(_: Sequence[Tensor], key: Sequence[Tensor], index: Tensor) -> list[T
         (index & _WORD, (index >> 32) & _WORD, zero, zero),
         (high0 * 65536 + low0, high1 * 65536 + low1),
     )
-    return [part.to(torch.int16) for word in words for part in (word & 0xFFFF, word >> 16)]
+    return [
+        half.to(torch.int16)
+        for word in (long.to(torch.int32) for long in words)
+        for half in (word, word >> 16)
+    ]

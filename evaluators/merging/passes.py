@@ -7,10 +7,11 @@ array. So another recipe of the same operator, or another layer's values, needs 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from pkgutil import resolve_name
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evaluators.merging.codegen import Signature
-from evaluators.merging.formulas import Operands, survive
+from evaluators.merging.formulas import Operands, survive, total
 from evaluators.merging.masks import unit
 from evaluators.merging.methods import Method, Trim
 from evaluators.merging.tables import RANK_STEPS
@@ -37,7 +38,7 @@ class Pass:
         merge: numbers that the merge has once in the formula.
         options: choices that the formula reads.
         mixed: whether it reads coefficients.
-        trim: how entries are trimmed, None if all survive.
+        trim: how entries are trimmed, None if all survive; "marked" if a block of marks says which.
         outliers: whether the largest entries are trimmed, too.
         sources: dtypes of base and models.
         stored: dtype of the merged tensor.
@@ -48,7 +49,7 @@ class Pass:
     merge: tuple[str, ...]
     options: tuple[tuple[str, bool | str], ...]
     mixed: bool
-    trim: Trim | None
+    trim: Trim | Literal["marked"] | None
     outliers: bool
     sources: tuple[torch.dtype, ...]
     stored: torch.dtype
@@ -78,6 +79,16 @@ class Pass:
             stored=stored,
         )
 
+    @property
+    def random(self) -> bool:
+        """Whether it reads random numbers."""
+        return self.trim in ("random", "ranked")
+
+    @property
+    def marked(self) -> Pass:
+        """The same, its survivors read from what `Survivors` marked."""
+        return replace(self, trim="marked")
+
     @cached_property
     def fields(self) -> dict[str, tuple[int, int]]:
         """Which numbers stand where in the array: name → first, one past the last."""
@@ -89,7 +100,7 @@ class Pass:
             "rescale": K if self.trim else 0,
             "low": K if self.trim == "magnitude" else 0,
             "high": K if self.outliers else 0,
-            "density": K if self.trim in ("random", "ranked") else 0,
+            "density": K if self.random else 0,
             "half_width": K if self.trim == "ranked" else 0,
         }
         ends = list(accumulate(counts.values()))
@@ -106,10 +117,11 @@ class Pass:
     def signature(self, *outputs: torch.dtype | None) -> Signature:
         """What a loop of this pass reads; an output without a dtype is a sum."""
         K = len(self.sources) - 1
-        words = (torch.int16,) * K if self.trim in ("random", "ranked") else ()
+        words = (torch.int16,) * K if self.random else ()
+        marks = (torch.uint8,) if self.trim == "marked" else ()
         ranks = (torch.uint8,) * K if self.trim == "ranked" else ()
         return Signature(
-            blocks=(*self.sources, *words, *ranks),
+            blocks=(*self.sources, *words, *ranks, *marks),
             numbers=next(reversed(self.fields.values()))[1],
             outputs=outputs,
         )
@@ -123,7 +135,10 @@ class Pass:
         keep = one
         if self.trim == "magnitude":
             keep = [self._within((m - base).abs(), told, k) for k, m in enumerate(models)]
-        elif self.trim is not None:
+        elif self.trim == "marked":
+            marks = blocks[-1].to(torch.int32)
+            keep = [(marks & (1 << k)) != 0 for k in range(K)]
+        elif self.random:
             keep = [self._drawn(blocks[K + 1 :], told, k) for k in range(K)]
         return Operands(
             base=base,
@@ -174,21 +189,35 @@ class Merge:
         return self.of.signature(self.of.stored, None)
 
 
+MARKS = 8
+"""Experts whose survivors can be marked: one bit each of a byte."""
+
+
 @dataclass(frozen=True)
 class Survivors:
-    """Magnitudes before and after trimming, of every expert."""
+    """How much of every task vector survives trimming; if it is random, also what survives."""
 
     of: Pass
 
     def __call__(
         self, blocks: Sequence[Tensor], numbers: Sequence[Tensor], _: Tensor
     ) -> list[Tensor]:
-        """Measure; returns |τ_k| of all entries for every k, then of the survivors."""
+        """Measure; returns |τ_k| of the survivors for every k, then their marks."""
         x = self.of.operands(blocks, numbers)
-        sizes = [(model - x.base).abs() for model in x.models]
-        return [*sizes, *(survive(size, keep) for size, keep in zip(sizes, x.keep, strict=True))]
+        models = zip(x.models, x.keep, strict=True)
+        sizes = [survive((model - x.base).abs(), keep) for model, keep in models]
+        if not self.marks:
+            return sizes
+        bits = total([keep.to(torch.int32) * (1 << k) for k, keep in enumerate(x.keep)])
+        return [*sizes, bits.to(torch.uint8)]
+
+    @property
+    def marks(self) -> bool:
+        """Whether it marks the survivors: to draw numbers again would cost more than a byte."""
+        return self.of.random and len(self.of.sources) - 1 <= MARKS
 
     @property
     def signature(self) -> Signature:
-        """What its loop reads and sums up."""
-        return self.of.signature(*[None] * (2 * (len(self.of.sources) - 1)))
+        """What its loop reads, sums up and writes."""
+        sums = [None] * (len(self.of.sources) - 1)
+        return self.of.signature(*sums, *([torch.uint8] if self.marks else []))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from evaluators.cache import cache_root, published
 from evaluators.folders import Checkpoint
-from evaluators.merging.levels import Levels, levels
+from evaluators.merging.levels import Levels, levels, mass
 from evaluators.merging.methods import Method
 from evaluators.merging.spherical import gram
 from evaluators.sources import Say, Sources
@@ -55,6 +55,7 @@ class Tables:
         self._loaded: dict[tuple[str, str], Mapping[str, Tensor]] = {}
         self._levels: dict[tuple[str, str], Levels] = {}
         self._making = threading.Lock()
+        self._masses: dict[tuple[str, str], float] = {}
 
     def levels(self, expert: str, tensor: str) -> Levels:
         """Look up the levels of an expert's delta."""
@@ -72,6 +73,15 @@ class Tables:
             `n` uint8 (see `row_ranks`)
         """
         return self._table("ranks", expert)[tensor]
+
+    def mass(self, expert: str, tensor: str) -> float:
+        """Look up the sum of magnitudes of an expert's delta."""
+        key = (expert, tensor)
+        if key not in self._masses:
+            base, model = self._sources.base, self._sources.experts[expert]
+            pair = [checkpoint.tensor(tensor).flatten() for checkpoint in (base, model)]
+            self._masses[key] = mass(*pair, compiled=self._compiled)
+        return self._masses[key]
 
     def gram(self, tensor: str) -> Tensor:
         """Look up inner products of base and task vectors.

@@ -45,6 +45,7 @@ class TensorMerge:
         self._experts, self._seed, self._compiled = tuple(recipe.experts), recipe.seed, compiled
         self._base = sources.base.tensor(name)
         self._models = [sources.experts[expert].tensor(name) for expert in self._experts]
+        self._marks = torch.empty(0, dtype=torch.uint8)
         self._flat = [t.contiguous().flatten() for t in (self._base, *self._models)]
 
     def run(self, method: Method, settings: Settings, out: Tensor) -> float:
@@ -56,6 +57,9 @@ class TensorMerge:
         if method.whole:
             return self._run_whole(method, settings, out)
         does, parts = self._prepare(method, settings, out.dtype)
+        if does.trim is not None:
+            kind, densities = str(settings.options["rescale"]), settings.experts["density"]
+            does, parts = self._rescale(kind, densities, does, parts)
         merge = Merge(does)
         run = loop(merge, merge.signature, self._compiled)
         flat, moved = out.view(-1), []
@@ -69,13 +73,13 @@ class TensorMerge:
         """Compile what `run` will use for an operator that trims whatever it can."""
         dtypes = [tensor.dtype for tensor in self._flat]
         does = Pass.of(method, settings.options, method.trim is not None, dtypes, stored)
-        wanted: list[Merge | Survivors] = [Merge(does)]
-        if does.trim is not None and settings.options["rescale"] == "l1":
-            wanted.append(Survivors(does))
-        for function in wanted:
-            loop(function, function.signature, self._compiled)
-        if does.trim in ("random", "ranked"):
+        if does.random:
             Numbers(self._seed, "", self._name, compiled=self._compiled)
+        if does.trim is not None and settings.options["rescale"] == "l1":
+            measure = Survivors(does)
+            loop(measure, measure.signature, self._compiled)
+            does = does.marked if measure.marks else does
+        loop(Merge(does), Merge(does).signature, self._compiled)
 
     def _prepare(
         self, method: Method, settings: Settings, stored: torch.dtype
@@ -95,9 +99,6 @@ class TensorMerge:
             parts = segments(n, self._bands(settings), numbers)
         elif does.trim is not None:
             parts = [Segment(0, n, {**numbers, **_chances(settings)})]
-        if does.trim is not None:
-            kind = str(settings.options["rescale"])
-            parts = rescaled(parts, self._factors(kind, densities, does, parts))
         return does, parts
 
     def _bands(self, settings: Settings) -> list[Band]:
@@ -110,43 +111,51 @@ class TensorMerge:
         trims = zip(settings.experts["density"], gammas, deltas, strict=True)
         return [band(density, gamma, delta) for density, gamma, delta in trims]
 
-    def _factors(
-        self, kind: str, densities: Sequence[float], does: Pass, parts: Sequence[Segment]
-    ) -> list[float]:
-        """Compute the factors of the survivors; l1 takes a pass of its own."""
+    def _rescale(
+        self, kind: str, densities: Sequence[float], does: Pass, parts: list[Segment]
+    ) -> tuple[Pass, list[Segment]]:
+        """Find the factors of the survivors; l1 takes a pass of its own, which may mark them."""
         K = len(self._experts)
-        sums = [0.0] * (2 * K)
+        before, after = [0.0] * K, [0.0] * K
         if kind == "l1":
+            before = [self._tables.mass(expert, self._name) for expert in self._experts]
             measure = Survivors(does)
             run = loop(measure, measure.signature, self._compiled)
+            if measure.marks:
+                self._marks = torch.empty(self._base.numel(), dtype=torch.uint8)
             found = []
             for part in rescaled(parts, (1.0,) * K):
                 numbers = does.pack(part.numbers)
                 for block, blocks in self._blocks(does, part):
-                    found.append(run(blocks, numbers, (None,) * (2 * K), block.start))
-            sums = [math.fsum(column) for column in zip(*found, strict=True)] or sums
-        return [rescale_factor(kind, densities[k], sums[k], sums[K + k]) for k in range(K)]
+                    marks = [self._marks[block]] if measure.marks else []
+                    found.append(run(blocks, numbers, [*[None] * K, *marks], block.start))
+            after = [math.fsum(column) for column in zip(*found, strict=True)][:K] or after
+            does = does.marked if measure.marks else does
+        sums = zip(densities, before, after, strict=True)
+        factors = [rescale_factor(kind, density, *pair) for density, *pair in sums]
+        return does, rescaled(parts, factors)
 
     def _blocks(self, does: Pass, part: Segment) -> Iterator[tuple[slice, list[Tensor]]]:
         """Yield the blocks of a segment with all that a loop reads of them."""
-        words, ranks = [], []
         numbers: list[Numbers] = []
-        if does.trim in ("random", "ranked"):
+        more: list[Tensor] = []
+        if does.random:
             numbers = [
                 Numbers(self._seed, expert, self._name, compiled=self._compiled)
                 for expert in self._experts
             ]
-            count = min(CHUNK, part.stop - part.start)
-            words = [torch.empty(count, dtype=torch.int16) for _ in self._experts]
         if does.trim == "ranked":
-            ranks = [self._tables.ranks(expert, self._name) for expert in self._experts]
+            more = [self._tables.ranks(expert, self._name) for expert in self._experts]
+        if does.trim == "marked":
+            more = [self._marks]
         size = CHUNK if numbers else _BLOCK
+        words = [torch.empty(min(size, part.stop - part.start), dtype=torch.int16) for _ in numbers]
         for start in range(part.start, part.stop, size):
             block = slice(start, min(start + size, part.stop))
             drawn = [word[: block.stop - start] for word in words]
             for source, word in zip(numbers, drawn, strict=True):
                 source.fill(word, start // CHUNK)
-            yield block, [*(t[block] for t in self._flat), *drawn, *(r[block] for r in ranks)]
+            yield block, [*(t[block] for t in self._flat), *drawn, *(t[block] for t in more)]
 
     def _products(self) -> Tensor:
         """Look up the inner products of base and the recipe's experts."""

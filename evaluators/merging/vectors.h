@@ -106,13 +106,20 @@ template <bool TAIL> static inline I load(const uint8_t* p, int64_t left) {
 }
 template <bool TAIL> static inline void store(float* p, F x, int64_t left) { keep<TAIL>(p, x, left); }
 template <bool TAIL> static inline void store(bfloat16* p, F x, int64_t left) {
-  keep<TAIL>(p, narrow(bfloat16_bits(x)), left);
+  keep<TAIL>(p, narrow((U)x >> 16), left);  // it was rounded when it got this type
 }
 template <bool TAIL> static inline void store(float16* p, F x, int64_t left) {
   keep<TAIL>(p, narrow16(x), left);
 }
 template <bool TAIL> static inline void store(int16_t* p, I x, int64_t left) {
   keep<TAIL>(p, narrow((U)x), left);
+}
+template <bool TAIL> static inline void store(uint8_t* p, I x, int64_t left) {
+#if defined(__AVX512F__)
+  keep<TAIL>(p, (B)_mm512_cvtepi32_epi8((__m512i)x), left);
+#else
+  keep<TAIL>(p, cast<B>(x & 0xff), left);
+#endif
 }
 template <bool TAIL> static inline void add(D& total, F x, int64_t left) {
   if (TAIL) for (int lane = left; lane < LANES; lane++) x[lane] = 0;
