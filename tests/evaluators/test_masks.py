@@ -1,77 +1,209 @@
-"""The counter-based generator: published answers, independence of block splits, statistics."""
+"""The counter-based generator: published answers, independence of how it is run, statistics.
+
+Seeds are fixed, so a statistical test fails always or never: its bound says how likely a sound
+generator would have failed it when it was written. Bounds are 5 standard errors wide or more: false
+alarm 6e-7 per normal sum, 5e-6 per chi-square of 256 bins, 2e-4 for all comparisons together.
+"""
 
 from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from evaluators.merging.masks import philox, uniform
+from evaluators.merging.masks import CHUNK, Numbers, philox, uniform, unit
 
-N = 200_000
+N = 1 << 20
+RUN = CHUNK // 8  # elements between two halves of one counter
+ERRORS = 5
+
+ZERO = ((0, 0, 0, 0), (0, 0))
+ONES = ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2)
+PI = ((0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0))
+
+
+def words(seed: int = 1, expert: str = "a", tensor: str = "t", n: int = N) -> Tensor:
+    """The numbers as integers from 0 to 65535."""
+    return (uniform(seed, expert, tensor, n, compiled=True) * 65536).to(torch.int64)
+
+
+def centred(*key: int | str, n: int = N) -> Tensor:
+    """The numbers less their mean, in units of their standard deviation."""
+    seed, expert, tensor = key or (1, "a", "t")
+    spread = ((65536**2 - 1) / 12) ** 0.5
+    return (words(int(seed), str(expert), str(tensor), n).double() - 65535 / 2) / spread
+
+
+def deviation(counts: Tensor) -> float:
+    """How many standard errors chi-square of equally likely bins is from its mean."""
+    expected = counts.sum() / len(counts)
+    freedom = len(counts) - 1
+    square = float(((counts - expected) ** 2 / expected).sum())
+    return (square - freedom) / (2 * freedom) ** 0.5
+
+
+def correlation(a: Tensor, b: Tensor) -> float:
+    """Correlation in standard errors, 1/sqrt(n) each."""
+    return float((a * b).mean()) * len(a) ** 0.5
 
 
 @pytest.mark.parametrize(
-    ("counter", "key", "expected"),
-    [  # kat_vectors of the Random123 library, philox4x32 with 10 rounds
-        (
-            (0, 0, 0, 0),
-            (0, 0),
-            (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8),
-        ),
-        (
-            (0xFFFFFFFF,) * 4,
-            (0xFFFFFFFF,) * 2,
-            (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD),
-        ),
-        (
-            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
-            (0xA4093822, 0x299F31D0),
-            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
-        ),
+    ("rounds", "given_words", "expected"),
+    [  # kat_vectors of the Random123 library, philox4x32
+        (7, ZERO, (0x5F6FB709, 0x0D893F64, 0x4F121F81, 0x4F730A48)),
+        (7, ONES, (0x5207DDC2, 0x45165E59, 0x4D8EE751, 0x8C52F662)),
+        (7, PI, (0x4DFCCABA, 0x190A87F0, 0xC47362BA, 0xB6B5242A)),
+        (10, ZERO, (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        (10, ONES, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+        (10, PI, (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1)),
     ],
 )
 def test_published_answers(
-    counter: tuple[int, int, int, int], key: tuple[int, int], expected: tuple[int, ...]
+    rounds: int, given_words: tuple[Sequence[int], Sequence[int]], expected: tuple[int, ...]
 ) -> None:
-    c0, c1, c2, c3 = (torch.tensor([word]) for word in counter)
-    assert tuple(int(word) for word in philox((c0, c1, c2, c3), key)) == expected
+    c0, c1, c2, c3 = (torch.tensor([word]) for word in given_words[0])
+    k0, k1 = (torch.tensor([word]) for word in given_words[1])
+    found = philox((c0, c1, c2, c3), (k0, k1), rounds)
+    assert tuple(int(word) for word in found) == expected
 
 
-@settings(max_examples=40, deadline=None)
-@given(start=st.integers(0, 70_000), n=st.integers(0, 70_000), seed=st.integers(0, 2**63))
-def test_a_part_is_the_same_as_in_the_whole(start: int, n: int, seed: int) -> None:
-    whole = uniform(seed, "maths", "layers.0.weight", 140_000)
-    assert torch.equal(
-        uniform(seed, "maths", "layers.0.weight", n, start), whole[start : start + n]
-    )
+@pytest.mark.parametrize("compiled", [True, False])
+def test_words_are_halves_of_philox(compiled: bool) -> None:
+    made = Numbers(3, "maths", "w", compiled=compiled)
+    chunk = torch.empty(CHUNK, dtype=torch.int16)
+    made.fill(chunk, 2)
+    low0, high0, low1, high1 = (int(half) for half in made._key)
+    key = (torch.tensor([low0 + 65536 * high0]), torch.tensor([low1 + 65536 * high1]))
+    counter = 2 * RUN + torch.tensor([0, 1, 17, RUN - 1])
+    zero = torch.zeros_like(counter)
+    found = philox((counter, zero, zero, zero), key)
+    for number, word in enumerate(found):
+        for half, value in enumerate((word & 0xFFFF, word >> 16)):
+            place = (2 * number + half) * RUN + counter - 2 * RUN
+            assert torch.equal(chunk[place].long() & 0xFFFF, value)
 
 
 def test_counters_beyond_32_bits_do_not_repeat() -> None:
-    far = uniform(0, "a", "t", 64, start=4 * 2**32)
-    assert not torch.equal(far, uniform(0, "a", "t", 64))
+    made = Numbers(0, "a", "t", compiled=True)
+    first, far = torch.empty(2, CHUNK, dtype=torch.int16).unbind()
+    made.fill(first, 0)
+    made.fill(far, 2**32 // RUN)  # the counter's second word is 1
+    assert abs(correlation(unit(first) - 0.5, unit(far) - 0.5)) * 12 < ERRORS
 
 
-def test_values_are_uniform_in_the_half_open_interval() -> None:
-    u = uniform(1, "a", "t", N)
-    assert u.dtype == torch.float32
-    assert float(u.min()) >= 0
-    assert float(u.max()) < 1
-    counts = torch.histc(u, bins=100, min=0, max=1)
-    expected = N / 100
-    chi_square = float(((counts - expected) ** 2 / expected).sum())
-    assert 54 < chi_square < 161  # 99 degrees of freedom, four standard errors
+def test_compiled_and_interpreted_numbers_are_the_same() -> None:
+    for n in (1, 5, RUN + 3, CHUNK, CHUNK + 100):
+        own = uniform(8, "b", "layers.0.weight", n, compiled=True)
+        assert torch.equal(own, uniform(8, "b", "layers.0.weight", n))
 
 
-def test_neighbours_are_not_correlated() -> None:
-    u = uniform(1, "a", "t", N).double() - 0.5
-    for lag in (1, 2, 3, 4, 1024):
-        correlation = float((u[lag:] * u[:-lag]).mean()) * 12
-        assert abs(correlation) < 4 / N**0.5
+sizes = st.one_of(
+    st.integers(0, 40),
+    st.sampled_from([RUN, CHUNK, 2 * CHUNK]).flatmap(lambda n: st.integers(n - 2, n + 2)),
+    st.integers(0, 3 * CHUNK),
+)
 
 
-@pytest.mark.parametrize("other", [(2, "a", "t"), (1, "b", "t"), (1, "a", "s"), (1, "a t", "")])
-def test_other_keys_give_independent_masks(other: tuple[int, str, str]) -> None:
-    u, v = uniform(1, "a", "t", N).double() - 0.5, uniform(*other, N).double() - 0.5
-    assert abs(float((u * v).mean()) * 12) < 4 / N**0.5
+@settings(max_examples=40)
+@given(n=sizes, seed=st.integers(0, 2**63))
+def test_a_smaller_tensor_has_the_first_numbers(n: int, seed: int) -> None:
+    whole = uniform(seed, "maths", "w", 3 * CHUNK, compiled=True)
+    assert torch.equal(uniform(seed, "maths", "w", n, compiled=True), whole[:n])
+
+
+def test_chunks_may_be_made_alone_and_in_any_order() -> None:
+    whole = uniform(4, "a", "t", 3 * CHUNK, compiled=True)
+    made = Numbers(4, "a", "t", compiled=True)
+    for chunk in (2, 0, 1):
+        part = torch.empty(CHUNK, dtype=torch.int16)
+        made.fill(part, chunk)
+        assert torch.equal(unit(part), whole[chunk * CHUNK : (chunk + 1) * CHUNK])
+
+
+def test_a_word_is_a_number_in_the_half_open_interval() -> None:
+    found = unit(torch.tensor([0, 1, 32767, -32768, -1], dtype=torch.int16))
+    assert found.tolist() == [0.0, 2.0**-16, 0.5 - 2.0**-16, 0.5, 1 - 2.0**-16]
+
+
+def test_masks_are_nested() -> None:
+    u = uniform(5, "a", "t", N, compiled=True)
+    densities = [0.0, 0.001, 0.1, 0.3, 0.30001, 0.9, 1.0]
+    for sparse, dense in itertools.pairwise(densities):
+        assert not ((u < sparse) & ~(u < dense)).any()
+    assert not (u < 0.0).any()
+    assert (u < 1.0).all()
+    for density in densities:
+        kept = float((u < density).double().mean())
+        error = (density * (1 - density) / N) ** 0.5
+        assert abs(kept - density) <= ERRORS * error + 2.0**-16  # the step between two numbers
+
+
+def test_values_are_uniform() -> None:
+    for key in itertools.product((1, 2), "ab", "st"):
+        found = words(*key)
+        assert abs(deviation(torch.bincount(found >> 8, minlength=256))) < ERRORS
+        assert abs(deviation(torch.bincount(found & 0xFF, minlength=256))) < ERRORS
+    # All 65536 values, about 128 times each.
+    together = torch.cat([words(seed) for seed in range(8)])
+    assert abs(deviation(torch.bincount(together, minlength=65536))) < ERRORS
+
+
+def test_every_bit_is_fair_and_independent_of_the_others() -> None:
+    found = words()
+    bits = torch.stack([(found >> k & 1).double() * 2 - 1 for k in range(16)])
+    moments = (bits @ bits.T / N - torch.eye(16)) * N**0.5
+    assert float(moments.abs().max()) < ERRORS + 1  # 120 pairs
+    assert float(bits.mean(dim=1).abs().max()) * N**0.5 < ERRORS
+
+
+@pytest.mark.parametrize("lag", [1, 2, 3, 7, 8, 16, 1024, RUN - 1, RUN, RUN + 1, CHUNK])
+def test_no_serial_correlation(lag: int) -> None:
+    """At `RUN` the other halves of the same counters, at `CHUNK` the next chunk's."""
+    u = centred()
+    assert abs(correlation(u[lag:], u[:-lag])) < ERRORS
+    # Nor in size, where a plain correlation would not see it.
+    square = (u.square() - 1) / 0.8**0.5
+    assert abs(correlation(square[lag:], square[:-lag])) < ERRORS
+
+
+def test_the_halves_of_a_counter_are_independent() -> None:
+    halves = centred().reshape(-1, 8, RUN).transpose(0, 1).reshape(8, -1)
+    moments = halves @ halves.T / halves.shape[1] - torch.eye(8)
+    assert float(moments.triu(1).abs().max()) * halves.shape[1] ** 0.5 < ERRORS
+
+
+@pytest.mark.parametrize(
+    "other",
+    [(2, "a", "t"), (1 + 2**40, "a", "t"), (1, "b", "t"), (1, "a", "s"), (1, "a t", "")],
+)
+def test_other_keys_give_independent_numbers(other: tuple[int, str, str]) -> None:
+    u, v = centred(), centred(*other)
+    for shift in (0, 1, RUN):  # nor are they the same numbers at another place
+        assert abs(correlation(u, v.roll(shift))) < ERRORS
+    kept, others = (u < 0.5).double() - 0.5, (v < 0.5).double() - 0.5
+    assert abs(correlation(kept - kept.mean(), others - others.mean())) * 4 < ERRORS
+
+
+def test_many_experts_and_tensors_are_pairwise_independent() -> None:
+    keys = [(s, e, t) for s in (0, 1) for e in ("maths", "code") for t in map(str, range(8))]
+    u = torch.stack([centred(*key, n=RUN) for key in keys])
+    moments = (u @ u.T / RUN).triu(1) * RUN**0.5
+    assert float(moments.abs().max()) < ERRORS + 1  # 496 pairs
+
+
+def test_runs_are_as_long_as_they_should_be() -> None:
+    """How many runs above and below the median there are, and how many of each length."""
+    above = words() >= 32768
+    ends = (above[1:] != above[:-1]).nonzero().flatten()
+    assert abs(len(ends) - (N - 1) / 2) / ((N - 1) ** 0.5 / 2) < ERRORS
+    lengths = ends.diff()
+    counts = torch.bincount(lengths.clamp(max=12), minlength=13)[1:].double()
+    chance = torch.tensor([2.0**-k for k in range(1, 12)] + [2.0**-11], dtype=torch.float64)
+    expected = chance * len(lengths)
+    square = float(((counts - expected) ** 2 / expected).sum())
+    assert (square - 11) / 22**0.5 < 7  # 11 degrees of freedom: false alarm 8e-6
