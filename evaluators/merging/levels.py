@@ -109,6 +109,8 @@ def largest(count: int, base: Tensor, model: Tensor, known: Levels, *, compiled:
     else:
         low, wanted, tied = _refined(base, model, code, wanted)
         high = low
+    if math.isnan(low):  # sorted before all numbers; it survives no comparison
+        return NOTHING
     if wanted == tied:
         return Cut(low, high, base.numel())
     around = slice(0, base.numel())
@@ -137,10 +139,13 @@ class _Encoder:
 
 def _interval(code: int, kind: torch.dtype) -> tuple[float, float]:
     """Find the float32 magnitudes that round to a 16-bit one: half way to its neighbours, where a
-    tie goes to the even code.
+    tie goes to the even code. Of a NaN they are NaN.
     """
     codes = torch.tensor([max(code - 1, 0), code, code + 1], dtype=torch.int16)
     below, value, above = codes.view(kind).to(torch.float64).tolist()
+    if math.isinf(value) or math.isinf(above):  # reached half way to the next power of two
+        limit = 2.0 ** math.ceil(math.log2(torch.finfo(kind).max))
+        value, above = min(value, limit), limit if math.isinf(above) else math.inf
     low, high = np.float32((below + value) / 2), np.float32((value + above) / 2)
     if code % 2:  # the even neighbours take what is half way
         low = np.nextafter(low, np.float32(np.inf))
