@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
@@ -60,6 +61,8 @@ class Cut:
     end: int
 
 
+Ties = Literal["first", "all", "none"]
+
 NOTHING = Cut(math.inf, math.inf, 0)
 
 
@@ -87,7 +90,15 @@ def levels(base: Tensor, model: Tensor, *, compiled: bool) -> Levels:
     return Levels(found.to(torch.int32).numpy(), counts[:, found].to(torch.int32).numpy())
 
 
-def largest(count: int, base: Tensor, model: Tensor, known: Levels, *, compiled: bool) -> Cut:
+def largest(  # noqa: PLR0913
+    count: int,
+    base: Tensor,
+    model: Tensor,
+    known: Levels,
+    *,
+    ties: Ties = "first",
+    compiled: bool = False,
+) -> Cut:
     """Find the `count` largest entries of a delta of n elements.
 
     Args:
@@ -95,6 +106,8 @@ def largest(count: int, base: Tensor, model: Tensor, known: Levels, *, compiled:
         base: `n`
         model: `n`
         known: levels of their delta.
+        ties: which of the entries that tie are among them: the first so that `count` is met, all,
+            or none.
         compiled: whether to count with a compiled kernel.
     """
     if count == 0:
@@ -111,6 +124,8 @@ def largest(count: int, base: Tensor, model: Tensor, known: Levels, *, compiled:
         high = low
     if math.isnan(low):  # sorted before all numbers; it survives no comparison
         return NOTHING
+    if ties != "first":
+        return Cut(low, high, base.numel() if ties == "all" else 0)
     if wanted == tied:
         return Cut(low, high, base.numel())
     around = slice(0, base.numel())
@@ -129,7 +144,7 @@ class _Encoder:
 
     kind: torch.dtype
 
-    def __call__(self, blocks: list[Tensor], _: object, __: object) -> list[Tensor]:
+    def __call__(self, blocks: Sequence[Tensor], _: object, __: object) -> list[Tensor]:
         base, model = (block.to(torch.float32) for block in blocks)
         size = (model - base).abs()
         if self.kind in _NARROW:
@@ -229,7 +244,7 @@ def _end(
     return first + int(places[-left - 1 if backwards else left - 1]) + 1
 
 
-def _within(blocks: list[Tensor], bounds: tuple[Tensor, ...], _: object) -> list[Tensor]:
+def _within(blocks: Sequence[Tensor], bounds: Sequence[Tensor], _: object) -> list[Tensor]:
     base, model = (block.to(torch.float32) for block in blocks)
     size = (model - base).abs()
     return [((size >= bounds[0]) & (size <= bounds[1])).to(torch.float32)]

@@ -83,6 +83,9 @@ _GAMMA = Parameter("gamma", "expert", 0.01, domain=(0.0, 1.0))
 _HALF_WIDTH = Parameter("epsilon", "expert", 0.15, domain=(0.0, 1.0))
 _CHANGED = Parameter("epsilon", "merge", 1e-5, domain=(0.0, _INF))
 
+_ON_TIE = Parameter("on_tie", "merge", "first", choices=("first", "all"))
+"""Of entries that tie at the threshold: those of lowest index survive, as many as fit, or all."""
+
 _FORMULAS = "evaluators.merging.formulas:"
 _SCORED = "evaluators.merging.scored:"
 _SPECTRAL = "evaluators.merging.spectral:"
@@ -104,7 +107,8 @@ def _trimmed(
 ) -> Method:
     """Make an operator that trims task vectors, then adds them up or lets them elect signs."""
     kinds = Parameter("rescale", "merge", rescale, choices=("l1", "inverse_density", "none"))
-    parameters = (_WEIGHT, _DENSITY, *more, _LAMBDA, _switch("normalize", normalize), kinds)
+    ties = (_ON_TIE,) if trim == "magnitude" else ()
+    parameters = (_WEIGHT, _DENSITY, *more, _LAMBDA, _switch("normalize", normalize), kinds, *ties)
     return Method(_FORMULAS + formula, parameters, trim)
 
 

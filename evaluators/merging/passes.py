@@ -27,6 +27,9 @@ from evaluators.merging.tables import RANK_STEPS
 _TRIMMING = {"density", "gamma"}
 """Parameters that decide which entries survive, and that no formula reads."""
 
+_SURVEYED = {"rescale", "on_tie"}
+"""Choices that have become numbers before the pass begins."""
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -71,7 +74,7 @@ class Pass:
             formula=method.formula,
             experts=tuple(p.name for p in read if p.scope == "expert"),
             merge=tuple(p.name for p in read if p.scope == "merge"),
-            options=tuple(sorted((k, v) for k, v in options.items() if k != "rescale")),
+            options=tuple(sorted((k, v) for k, v in options.items() if k not in _SURVEYED)),
             mixed=method.mix is not None,
             trim=method.trim if trimmed else None,
             outliers=trimmed and method.parameter("gamma") is not None,
@@ -109,9 +112,10 @@ class Pass:
     def pack(self, values: Mapping[str, Sequence[float]]) -> NDArray[np.float32]:
         """Put numbers in their places; more may be given than are read."""
         numbers = np.empty(next(reversed(self.fields.values()))[1], dtype=np.float32)
-        for name, (first, end) in self.fields.items():
-            if end > first:
-                numbers[first:end] = values[name]
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and the merge too
+            for name, (first, end) in self.fields.items():
+                if end > first:
+                    numbers[first:end] = values[name]
         return numbers
 
     def signature(self, *outputs: torch.dtype | None) -> Signature:

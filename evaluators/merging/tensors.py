@@ -109,7 +109,8 @@ class TensorMerge:
             for model, look in zip(self._flat[1:], looks, strict=True)
         ]
         trims = zip(settings.experts["density"], gammas, deltas, strict=True)
-        return [band(density, gamma, delta) for density, gamma, delta in trims]
+        everyone = settings.options["on_tie"] == "all"
+        return [band(density, gamma, delta, all_ties=everyone) for density, gamma, delta in trims]
 
     def _rescale(
         self, kind: str, densities: Sequence[float], does: Pass, parts: list[Segment]

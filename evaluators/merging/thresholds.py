@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluators.merging.levels import NOTHING, Cut, Levels, largest
+from evaluators.merging.levels import NOTHING, Cut, Levels, Ties, largest
 from evaluators.merging.methods import Method
 from evaluators.merging.settings import Settings
 from evaluators.merging.spherical import Dials
@@ -76,12 +76,13 @@ class Delta:
     look: Callable[[], Levels]
     compiled: bool = False
 
-    def largest(self, count: int) -> Cut:
+    def largest(self, count: int, ties: Ties) -> Cut:
         """Find the `count` largest entries."""
-        return largest(count, self.base, self.model, self.look(), compiled=self.compiled)
+        known = self.look()
+        return largest(count, self.base, self.model, known, ties=ties, compiled=self.compiled)
 
 
-def band(density: float, gamma: float, delta: Delta) -> Band:
+def band(density: float, gamma: float, delta: Delta, *, all_ties: bool = False) -> Band:
     """Find the survivors of a task vector.
 
     The `int(density * n)` largest survive (at least one if density > 0), after the
@@ -93,6 +94,7 @@ def band(density: float, gamma: float, delta: Delta) -> Band:
         density: kept fraction; 0 keeps nothing, 1 and above everything.
         gamma: fraction of outliers.
         delta: the task vector.
+        all_ties: whether all that tie at a threshold survive, or the first so that counts are met.
     """
     n = delta.base.numel()
     if density >= 1 or n == 0:
@@ -101,7 +103,8 @@ def band(density: float, gamma: float, delta: Delta) -> Band:
         return Band(NOTHING, NOTHING)
     count = max(1, int(density * n))
     dropped = min(int(gamma * n), n - count)
-    return Band(delta.largest(dropped + count), delta.largest(dropped))
+    kept = delta.largest(dropped + count, "all" if all_ties else "first")
+    return Band(kept, delta.largest(dropped, "none" if all_ties else "first"))
 
 
 def segments(

@@ -62,7 +62,7 @@ def test_a_parameter_that_one_of_the_chosen_methods_has() -> None:
     lines = problems(merge={"method": method, "gamma": 0.01})
     assert lines == [
         "merge.gamma: no parameter of linear or ties; allowed: density, lambda, normalize, "
-        "rescale, weight"
+        "on_tie, rescale, weight"
     ]
 
 

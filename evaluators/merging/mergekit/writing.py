@@ -89,9 +89,10 @@ def _differences(recipe: MergeRecipe) -> Iterator[str]:
         yield f"mergekit has no operator {recipe.method}; only `mmmo merge` reads this file."
         return
     if method.trim == "magnitude":
+        which = "all" if _option(recipe, "on_tie") == "all" else "the lowest indices"
         yield (
-            "Among entries that tie at the trimming threshold we keep the lowest indices; mergekit "
-            "keeps arbitrary ones."
+            f"Among entries that tie at the trimming threshold we keep {which}; mergekit keeps "
+            "arbitrary ones."
         )
     if method.trim in ("random", "ranked"):
         yield (
