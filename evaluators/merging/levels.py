@@ -85,6 +85,7 @@ def levels(base: Tensor, model: Tensor, *, compiled: bool) -> Levels:
             block = slice(start, min(start + _BLOCK, part.stop))
             seen = codes[: block.stop - start]
             encode((base[block], model[block]), none, (seen,))
+            seen &= _BINS - 1  # torch makes a NaN of bfloat16 negative
             counts[k] += torch.bincount(seen, minlength=_BINS)
     found = counts.sum(0).nonzero().flatten().flip(0)
     return Levels(found.to(torch.int32).numpy(), counts[:, found].to(torch.int32).numpy())
