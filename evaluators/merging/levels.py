@@ -157,7 +157,7 @@ def _interval(code: int, kind: torch.dtype) -> tuple[float, float]:
     """Find the float32 magnitudes that round to a 16-bit one: half way to its neighbours, where a
     tie goes to the even code. Of a NaN they are NaN.
     """
-    codes = torch.tensor([max(code - 1, 0), code, code + 1], dtype=torch.int16)
+    codes = torch.tensor([max(code - 1, 0), code, min(code + 1, _BINS - 1)], dtype=torch.int16)
     below, value, above = codes.view(kind).to(torch.float64).tolist()
     if math.isinf(value) or math.isinf(above):  # reached half way to the next power of two
         limit = 2.0 ** math.ceil(math.log2(torch.finfo(kind).max))
