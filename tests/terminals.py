@@ -28,6 +28,12 @@ MMMO = (sys.executable, "-m", "mmmo")
 SETTINGS = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
+def without_progress(err: str) -> str:
+    """Leave out what is only said on a machine that is slow just then."""
+    lines = err.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith(("merging: ", "kernels of ")))
+
+
 @dataclass(frozen=True)
 class Terminal:
     """A folder with a `campaign.yaml`, a store, and what the commands write.

@@ -60,8 +60,6 @@ def values(reading: Reading, owner: str, parameter: str) -> dict[str, Any]:
 
 def one_value(spec: Parameter) -> st.SearchStrategy[Any]:
     if spec.choices is not None:
-        if spec.name == "on_tie":
-            return st.just(spec.default)  # mergekit cannot be told
         return st.sampled_from([c for c in spec.choices if c != "inverse_density"])
     low, high = spec.domain or (0.0, 1.0)
     return st.floats(max(low, -3.0), min(high, 3.0))
@@ -89,6 +87,8 @@ def recipes(draw: st.DrawFn) -> MergeRecipe:
     whole = {}
     parameters: dict[str, dict[str, Any]] = {}
     for spec in method.parameters:
+        if spec.name == "on_tie":
+            continue  # mergekit cannot be told
         for owner in experts if spec.scope == "expert" else [WHOLE]:
             value: Any = draw(one_value(spec))
             if spec.choices is None and shape != (1, 1) and (not whole or draw(st.booleans())):
