@@ -25,6 +25,9 @@ Function = Callable[[Sequence[Tensor], Sequence[Tensor], Tensor], Sequence[Tenso
 
 LANES = 16
 
+_TRACED = 2 * LANES
+"""Elements of a block that is traced: not 1, or it would look like a number."""
+
 _VECTORS = {
     torch.float32: "F",
     torch.int32: "I",
@@ -61,6 +64,11 @@ _CALLS = {
     "addcmul": "fused",  # torch fuses this one: the product is not rounded
 }
 _FILLED = {"zeros": 0, "zeros_like": 0, "ones": 1, "ones_like": 1}
+_NARROW = {torch.bfloat16, torch.float16, torch.int16, torch.uint8}
+"""Types in which nothing is computed: they are converted when read and when written."""
+
+_CONVERSIONS = {"_to_copy", "view"}
+_MORE = {"alpha", "value", "rounding_mode"}
 _SAME = {"alias", "detach", "lift_fresh_copy", "clone", "expand", "view", "unsqueeze"}
 
 
@@ -89,10 +97,9 @@ def generate(function: Function, signature: Signature) -> str:
     Raises:
         UnsupportedError: the function does what cannot be written so.
     """
-    n = 2 * LANES  # not 1, or blocks would look like numbers
-    blocks = [torch.zeros(n, dtype=dtype) for dtype in signature.blocks]
+    blocks = [torch.zeros(_TRACED, dtype=dtype) for dtype in signature.blocks]
     numbers = [torch.ones(1) for _ in range(signature.numbers)]
-    index = torch.arange(n)
+    index = torch.arange(_TRACED)
 
     def flat(*inputs: Tensor) -> tuple[Tensor, ...]:
         b, k = inputs[: len(blocks)], inputs[len(blocks) : -1]
@@ -158,16 +165,29 @@ class _Writer:
     def _call(self, node: torch.fx.Node) -> None:
         """Write one operation."""
         name = str(getattr(node.target, "_opname", node.target))
-        if name in _SAME and not isinstance(node.args[-1], torch.dtype):
-            self._names[node] = self._names[node.args[0]]  # type: ignore[index]
-            return
         if node.target is operator.getitem:
             raise UnsupportedError("an operation with several results")
         value = node.meta["val"] if "val" in node.meta else node.meta["tensor_meta"]
+        self._check(name, node, value)
+        if name in _SAME and not isinstance(node.args[-1], torch.dtype):
+            self._names[node] = self._names[node.args[0]]  # type: ignore[index]
+            return
         text = self._expression(name, node, value.dtype)
         own = f"v{len(self._names)}"
         self._names[node] = (own, value.dtype)
         self._lines.append(f"{_VECTORS[_held(value.dtype)]} {own} = {text};")
+
+    def _check(self, name: str, node: torch.fx.Node, value: Any) -> None:
+        """Refuse what would be written, but wrongly."""
+        if isinstance(value, tuple | list):
+            raise UnsupportedError(f"{name}, which has several results")
+        if value.shape.numel() not in (1, _TRACED):
+            raise UnsupportedError(f"{name} to another shape than that of a block")
+        if found := _MORE & node.kwargs.keys():
+            raise UnsupportedError(f"{name} with {', '.join(found)}")
+        read = [self._names[arg][1] for arg in node.args if isinstance(arg, torch.fx.Node)]
+        if name not in _CONVERSIONS | _SAME and (narrow := _NARROW.intersection([*read, value.dtype])):
+            raise UnsupportedError(f"{name} in {', '.join(map(str, narrow))}")
 
     def _expression(self, name: str, node: torch.fx.Node, dtype: torch.dtype) -> str:
         """Write the right-hand side of an operation."""
@@ -196,7 +216,7 @@ class _Writer:
 
     def _binary(self, name: str, args: list[Any], dtype: torch.dtype) -> str:
         a, b = (self._as(arg, dtype) for arg in args[:2])
-        sign = "&" if name == "mul" and dtype == torch.bool else _BINARY[name]
+        sign = {"mul": "&", "add": "|"}[name] if _is_logic(name, dtype) else _BINARY[name]
         return f"({a} {sign} {b})"
 
     def _comparison(self, name: str, args: list[Any]) -> str:
@@ -238,19 +258,27 @@ class _Writer:
     def _as(self, value: Any, dtype: torch.dtype) -> str:
         """Write an operand in a type, converted if it has another."""
         if not isinstance(value, torch.fx.Node):
+            value = -bool(value) if dtype == torch.bool else value
             return _literal(value, _VECTORS[_held(dtype)])
         name, own = self._names[value]
+        if own in (torch.int16, torch.uint8) and dtype != own and name.startswith("v"):
+            raise UnsupportedError(f"a computed {own}, read again")
         if own == dtype or (_held(own) == dtype and own != torch.bool):
             return name
         if dtype in (torch.bfloat16, torch.float16):  # rounded, and held in float32
             return f"{str(dtype).removeprefix('torch.')}_rounded({self._as(value, torch.float32)})"
         if dtype == torch.bool:
-            return f"({name} != 0)"
+            return f"cast<I>({name} != 0)"
         if own == torch.bool:  # a true lane is -1
             name = f"(-{name})"
         # What is stored in 16 or 8 bits is cut off then.
         same = _VECTORS[_held(own)] == _VECTORS[_held(dtype)]
         return name if same else f"cast<{_VECTORS[_held(dtype)]}>({name})"
+
+
+def _is_logic(name: str, dtype: torch.dtype) -> bool:
+    """Whether torch takes the sum or product of masks, which is a mask."""
+    return dtype == torch.bool and name in ("add", "mul")
 
 
 def _literal(value: float, vector: str) -> str:
@@ -259,6 +287,8 @@ def _literal(value: float, vector: str) -> str:
         return f"all<{vector}>((int64_t){int(value)})"
     if value in (float("inf"), float("-inf")):
         return f"all<F>({'-' if value < 0 else ''}__builtin_inff())"
+    if value != value:
+        return 'all<F>(__builtin_nanf(""))'
     return f"all<F>({float(value).hex()}f)"
 
 
