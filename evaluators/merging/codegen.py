@@ -11,6 +11,7 @@ its code takes two to three times as long, and ten seconds to compile where this
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -105,7 +106,10 @@ def generate(function: Function, signature: Signature) -> str:
         b, k = inputs[: len(blocks)], inputs[len(blocks) : -1]
         return tuple(function(b, k, inputs[-1]))
 
-    graph = make_fx(flat)(*blocks, *numbers, index).graph
+    try:
+        graph = make_fx(flat)(*blocks, *numbers, index).graph
+    except RuntimeError as error:  # such as a branch on a value
+        raise UnsupportedError(f"a function that cannot be traced: {error}") from None
     return _Writer(signature).write(graph)
 
 
@@ -129,11 +133,11 @@ class _Writer:
         self._put([node for node in result if isinstance(node, torch.fx.Node)])
         signature = self._signature
         reads = [
-            f"const {_STORED[dtype]}* b{k} = (const {_STORED[dtype]}*)blocks[{k}];"
+            f"const {_stored(dtype)}* b{k} = (const {_stored(dtype)}*)blocks[{k}];"
             for k, dtype in enumerate(signature.blocks)
         ]
         writes = [
-            f"{_STORED[dtype]}* o{k} = ({_STORED[dtype]}*)outputs[{k}];"
+            f"{_stored(dtype)}* o{k} = ({_stored(dtype)}*)outputs[{k}];"
             for k, dtype in enumerate(signature.outputs)
             if dtype is not None
         ]
@@ -186,7 +190,8 @@ class _Writer:
         if found := _MORE & node.kwargs.keys():
             raise UnsupportedError(f"{name} with {', '.join(found)}")
         read = [self._names[arg][1] for arg in node.args if isinstance(arg, torch.fx.Node)]
-        if name not in _CONVERSIONS | _SAME and (narrow := _NARROW.intersection([*read, value.dtype])):
+        narrow = _NARROW.intersection([*read, value.dtype])
+        if narrow and name not in _CONVERSIONS | _SAME:
             raise UnsupportedError(f"{name} in {', '.join(map(str, narrow))}")
 
     def _expression(self, name: str, node: torch.fx.Node, dtype: torch.dtype) -> str:
@@ -285,11 +290,18 @@ def _literal(value: float, vector: str) -> str:
     """Write a number, the same in every lane."""
     if vector != "F":
         return f"all<{vector}>((int64_t){int(value)})"
-    if value in (float("inf"), float("-inf")):
+    if math.isinf(value):
         return f"all<F>({'-' if value < 0 else ''}__builtin_inff())"
-    if value != value:
+    if math.isnan(value):
         return 'all<F>(__builtin_nanf(""))'
     return f"all<F>({float(value).hex()}f)"
+
+
+def _stored(dtype: torch.dtype) -> str:
+    """Tell what a block of this type is in C++."""
+    if dtype in _STORED:
+        return _STORED[dtype]
+    raise UnsupportedError(f"blocks of {dtype}")
 
 
 def _held(dtype: torch.dtype) -> torch.dtype:

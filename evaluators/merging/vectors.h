@@ -28,9 +28,10 @@ static inline L lanes() { return L{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13,
 
 static inline F magnitude(F x) { return (F)((U)x & 0x7fffffffu); }
 static inline I magnitude(I x) { return x < 0 ? -x : x; }
+static inline L magnitude(L x) { return x < 0 ? -x : x; }
 static inline F inverse(F x) { return 1.0f / x; }
-template <class V> static inline V at_least(V x, V low) { return x < low ? low : x; }
-template <class V> static inline V at_most(V x, V high) { return x > high ? high : x; }
+template <class V> static inline V at_least(V x, V low) { return (x < low) | (low != low) ? low : x; }
+template <class V> static inline V at_most(V x, V high) { return (x > high) | (high != high) ? high : x; }
 static inline F fused(F c, F a, F b) {
 #if defined(__AVX512F__)
   return (F)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
