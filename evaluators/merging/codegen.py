@@ -109,7 +109,8 @@ def generate(function: Function, signature: Signature) -> str:
     try:
         graph = make_fx(flat)(*blocks, *numbers, index).graph
     except RuntimeError as error:  # such as a branch on a value
-        raise UnsupportedError(f"a function that cannot be traced: {error}") from None
+        reason = str(error).splitlines()[0]
+        raise UnsupportedError(f"a function that cannot be traced: {reason}") from None
     return _Writer(signature).write(graph)
 
 
