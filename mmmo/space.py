@@ -183,7 +183,7 @@ class SearchSpace:
         needs whole tensors.
         """
         specs = (p for m in self.methods for p in METHODS[m].parameters if p.choices)
-        if any(METHODS[m].whole for m in self.methods):
+        if any(METHODS[m].whole or self._is_row_wise(m) for m in self.methods):
             return None
         if any(isinstance(self._setting(WHOLE, spec), Choice) for spec in specs):
             return None
@@ -202,6 +202,14 @@ class SearchSpace:
             return torch.stack(values, -1).gather(-1, chosen).squeeze(-1)
 
         return delta_l1
+
+    def _is_row_wise(self, method: str) -> bool:
+        """Whether an operator has coefficients of its own for every row."""
+        from evaluators.merging.spherical import along
+
+        specs = [p for p in METHODS[method].parameters if p.choices]
+        chosen = {p.name: self.chosen_by_default(method, p.name) for p in specs}
+        return along({k: v for k, v in chosen.items() if v is not None}) is not None
 
     def _list_dimensions(self) -> Iterator[Dimension]:
         start = 0

@@ -150,7 +150,15 @@ METHODS: dict[str, Method] = {
         most=1,
     ),
     "slerp": _mixed("slerp", _number("t", 0.5, high=1.0, search=(0.0, 1.0)), most=2),
-    "nuslerp": _mixed("nuslerp", _WEIGHT, _TASK_VECTORS, fewest=2, most=2),
+    "nuslerp": _mixed(
+        "nuslerp",
+        _WEIGHT,
+        _TASK_VECTORS,
+        _switch("nuslerp_flatten", True),
+        _switch("nuslerp_row_wise", False),
+        fewest=2,
+        most=2,
+    ),
     "multislerp": _mixed(
         "multislerp",
         _WEIGHT,
@@ -159,7 +167,7 @@ METHODS: dict[str, Method] = {
         _TASK_VECTORS,
     ),
     "karcher": _mixed("karcher", _number("max_iter", 10.0, high=1000.0), _number("tol", 1e-5)),
-    "model_stock": _mixed("model_stock", fewest=2),
+    "model_stock": _mixed("model_stock", _switch("filter_wise", False), fewest=2),
     "sce": Method(
         _SCORED + "sce", (_number("select_topk", 1.0, high=1.0, search=(0.1, 1.0)),), whole=True
     ),

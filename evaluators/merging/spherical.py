@@ -61,6 +61,31 @@ def gram(base: Tensor, models: Sequence[Tensor]) -> Tensor:
     return found
 
 
+def along(options: Mapping[str, float | bool | str]) -> int | None:
+    """Tell along which dimension of a tensor its vectors run; None if it is one vector.
+
+    mergekit's switches: nuslerp has a vector per row (or, with `nuslerp_row_wise`, per column)
+    unless it flattens; model_stock has one per row if it is `filter_wise`.
+    """
+    if options.get("nuslerp_flatten") is False:
+        return 0 if options["nuslerp_row_wise"] else -1
+    return -1 if options.get("filter_wise") is True else None
+
+
+def grams(base: Tensor, models: Sequence[Tensor]) -> Tensor:
+    """Compute the inner products of θ_0, τ_1 … τ_K for each of R rows of C elements.
+
+    Args:
+        base: `R x C` float32
+        models: K `R x C` float32
+
+    Returns:
+        `R x (K+1) x (K+1)` float64
+    """
+    vectors = torch.stack([base, *(model - base for model in models)], -2).double()
+    return vectors @ vectors.transpose(-1, -2)
+
+
 def of_models(products: Tensor) -> Tensor:
     """Turn products of θ_0, τ_1 … τ_K into those of θ_0, θ_1 … θ_K.
 
@@ -90,8 +115,7 @@ def slerp(products: Tensor, dials: Dials) -> Tensor:
 def nuslerp(products: Tensor, dials: Dials) -> Tensor:
     """Spherical interpolation between two task vectors, or two models, by their weights' ratio.
 
-    By t = w_2 / (w_1 + w_2); half way where the weights sum to 0. Tensors are taken as one vector
-    each (mergekit's `nuslerp_flatten: true`).
+    By t = w_2 / (w_1 + w_2); half way where the weights sum to 0. See `along` for what a vector is.
     """
     weights = dials.experts["weight"]
     sums = weights.sum(-1)

@@ -10,12 +10,13 @@ from pkgutil import resolve_name
 import torch
 from torch import Tensor
 
-from evaluators.merging.formulas import Operands
+from evaluators.merging.formulas import Operands, total
 from evaluators.merging.loops import loop
 from evaluators.merging.masks import CHUNK, Numbers
 from evaluators.merging.methods import Method
 from evaluators.merging.passes import Merge, Pass, Survivors
 from evaluators.merging.settings import Settings
+from evaluators.merging.spherical import along, grams
 from evaluators.merging.sums import absolute_sum
 from evaluators.merging.tables import Tables
 from evaluators.merging.thresholds import (
@@ -24,6 +25,8 @@ from evaluators.merging.thresholds import (
     Segment,
     band,
     coefficients,
+    dials,
+    mixer,
     rescale_factor,
     rescaled,
     segments,
@@ -56,6 +59,8 @@ class TensorMerge:
         """
         if method.whole:
             return self._run_whole(method, settings, out)
+        if method.mix is not None and (dim := along(settings.options)) is not None:
+            return self._run_rows(method, settings, out, dim)
         does, parts = self._prepare(method, settings, out.dtype)
         if does.trim is not None:
             kind, densities = str(settings.options["rescale"]), settings.experts["density"]
@@ -163,6 +168,25 @@ class TensorMerge:
         known = list(self._sources.experts)
         chosen = torch.tensor([0, *(1 + known.index(expert) for expert in self._experts)])
         return self._tables.gram(self._name)[chosen][:, chosen]
+
+    def _run_rows(self, method: Method, settings: Settings, out: Tensor, dim: int) -> float:
+        """Combine vectors that run along one dimension, each with coefficients of its own."""
+        shape = self._base.shape or (1,)  # a scalar is a vector of one entry
+        turned = [t.reshape(shape).movedim(dim, -1) for t in (self._base, *self._models)]
+        base, *models = (t.unsqueeze(0).flatten(0, -2) for t in turned)
+        merged = torch.empty(base.shape, dtype=out.dtype)
+        find, told, moved = mixer(method), dials(settings), 0.0
+        height = max(1, CHUNK // max(1, base.shape[-1]))
+        for start in range(0, len(base), height):
+            rows = slice(start, start + height)
+            origin = base[rows].float()
+            own = [model[rows].float() for model in models]
+            mix = find(grams(origin, own), told).float().unbind(-1)
+            vectors = [origin, *(model - origin for model in own)]
+            merged[rows] = total([v * c[:, None] for v, c in zip(vectors, mix, strict=True)])
+            moved += absolute_sum((merged[rows].float() - origin).flatten())
+        out.view(shape).movedim(dim, -1).copy_(merged.view(turned[0].shape))
+        return moved
 
     def _run_whole(self, method: Method, settings: Settings, out: Tensor) -> float:
         """Apply a formula that takes the tensor as it is."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from evaluators.merging.levels import NOTHING, Cut, Levels, Ties, largest
 from evaluators.merging.methods import Method
 from evaluators.merging.settings import Settings
-from evaluators.merging.spherical import Dials
+from evaluators.merging.spherical import Dials, Mixer
 
 TINY_NORM = 1e-7
 """No l1 rescale when a norm is below (mergekit's rule): near-identical tensors stay as they are."""
@@ -151,13 +151,23 @@ def coefficients(method: Method, settings: Settings, products: Tensor) -> list[f
         settings: of the tensor's block.
         products: `(K+1) x (K+1)` (see `spherical.gram`).
     """
-    dials = Dials(
+    found: list[float] = mixer(method)(products, dials(settings)).tolist()
+    return found
+
+
+def mixer(method: Method) -> Mixer:
+    """Open the function that finds an operator's coefficients."""
+    opened: Mixer = resolve_name(str(method.mix))
+    return opened
+
+
+def dials(settings: Settings) -> Dials:
+    """Say the same in tensors."""
+    return Dials(
         experts={k: torch.tensor(v, dtype=torch.float64) for k, v in settings.experts.items()},
         merge={k: torch.tensor(v, dtype=torch.float64) for k, v in settings.numbers.items()},
         options=settings.options,
     )
-    found: list[float] = resolve_name(str(method.mix))(products, dials).tolist()
-    return found
 
 
 def _above(value: float) -> float:

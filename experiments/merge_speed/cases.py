@@ -33,6 +33,7 @@ class Case:
 CASES = (
     Case("task arithmetic", "task_arithmetic", target=1.3),
     Case("TIES, exact ties", "ties", target=2.0),
+    Case("TIES, keep all ties", "ties", {"on_tie": "all"}),
     Case("DARE-TIES, L1 rescale", "dare_ties", target=3.0),
     Case("DARE-TIES, 1/density", "dare_ties", {"rescale": "inverse_density"}),
     Case("DELLA", "della", target=3.5),

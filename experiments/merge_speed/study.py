@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -96,10 +97,13 @@ class Results:
 
 def about(command: str, note: str) -> Mapping[str, str]:
     """Say on what and with what this runs."""
+    asked = ["git", "-C", str(HERE), "describe", "--always", "--dirty"]
+    commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
     names = [line for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
     return {
         "command": command,
+        "commit": commit or "unknown",
         "seed": str(SEED),
         "machine": f"{names[0].partition(': ')[2] if names else platform.processor()}, "
         f"{os.cpu_count()} logical processors, load averages {load} at the start",

@@ -274,7 +274,9 @@ MEASURES = Signature((F32, BF16), 1, (None, F32, None))
 def test_sums_are_those_of_float64(n: int, seed: int) -> None:
     kernel, torchs = build(measured, MEASURES), Interpreted(measured, MEASURES)
     generator = torch.Generator().manual_seed(seed)
-    a = torch.randn(n, generator=generator) * 10.0 ** torch.randint(-6, 6, (n,), generator=generator)
+    a = torch.randn(n, generator=generator) * 10.0 ** torch.randint(
+        -6, 6, (n,), generator=generator
+    )
     b = torch.randn(n, generator=generator).to(BF16)
     told, results = np.array([2.0], dtype=np.float32), torch.empty(2, n).unbind()
     found = kernel((a, b), told, (None, results[0], None))

@@ -108,6 +108,32 @@ def test_spherical_merges_differ_in_the_last_bits(
     assert float((ours - theirs).abs().max()) <= bits * ulp(largest)
 
 
+@pytest.mark.parametrize("shape", [*SHAPES, (3, 5, 7)])
+@pytest.mark.parametrize(
+    ("method", "experts", "weights", "switches"),
+    [
+        ("nuslerp", 2, [0.7, 0.4], {"nuslerp_flatten": False}),
+        ("nuslerp", 2, [0.7, 0.4], {"nuslerp_flatten": False, "nuslerp_row_wise": True}),
+        ("nuslerp", 2, [0.7, 0.4], {"nuslerp_flatten": True, "nuslerp_row_wise": True}),
+        ("model_stock", 3, [], {"filter_wise": True}),
+    ],
+)
+def test_rows_have_coefficients_of_their_own(
+    method: str,
+    experts: int,
+    weights: list[float],
+    switches: dict[str, bool],
+    shape: tuple[int, ...],
+) -> None:
+    base, models = models_of(shape, experts)
+    if not shape:
+        pytest.skip("mergekit's rows need a dimension")
+    theirs = oracle(method, base, models, **({"weight": weights} if weights else {}), **switches)
+    ours = engine(method, base, models, **({"weight": weights} if weights else {}), **switches)
+    largest = max(float(tensor.abs().max()) for tensor in [base, *models, theirs])
+    assert float((ours - theirs).abs().max()) <= 4 * ulp(largest)
+
+
 def ulp(value: float) -> float:
     """The distance between float32 numbers of this size."""
     return float(torch.nextafter(torch.tensor(value), torch.tensor(torch.inf))) - float(

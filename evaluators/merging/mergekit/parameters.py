@@ -14,7 +14,7 @@ from typing import Any
 from evaluators.merging.mergekit.dialect import IGNORED, OPERATORS, operator
 from evaluators.merging.mergekit.document import Document, Settings, Slice, Source, unknown
 from evaluators.merging.mergekit.slots import Slot, base_role
-from evaluators.merging.mergekit.values import Condition, Scalar, Setting, converted, evaluate
+from evaluators.merging.mergekit.values import Condition, Scalar, converted, evaluate
 from evaluators.merging.methods import METHODS, Parameter
 
 _KNOWN = sorted(
@@ -26,9 +26,6 @@ _KNOWN = sorted(
 
 _TRIMMING = frozenset({"density", "rescale"})
 """Parameters that change nothing where nothing is trimmed."""
-
-_ON = frozenset({"nuslerp_flatten"})
-"""Of mergekit's switches that we do not have, those that are on in what we compute."""
 
 
 class Parameters:
@@ -116,7 +113,7 @@ class Parameters:
         for name, setting in settings.items():
             spec = self._method.parameter(name)
             if name == "task_vectors" or spec is None:
-                self._foreign(f"{where}.{name}", name, setting)
+                self._foreign(f"{where}.{name}", name)
             elif spec.scope not in scopes:
                 self.notes.append(
                     f"{where}.{name} is ignored, as by mergekit: {self._method_name} has one for "
@@ -126,9 +123,8 @@ class Parameters:
                 read[name] = converted(setting, partial(self._convert, f"{where}.{name}", spec))
         return read
 
-    def _foreign(self, where: str, name: str, setting: Setting) -> None:
-        """Ignore, with a note, what the operator does not have; refuse what would change it."""
-        values = {value for condition in setting for value in condition.values}
+    def _foreign(self, where: str, name: str) -> None:
+        """Ignore, with a note, what the operator does not have; refuse what nobody has."""
         if name in IGNORED:
             self.notes.append(f"{name} changes nothing here and is ignored")
         elif name not in _KNOWN:
@@ -138,8 +134,6 @@ class Parameters:
             self.notes.append(f"{where} is ignored: {self._method_name} has no such parameter")
         elif name in _TRIMMING and self._method.trim is None:
             self.notes.append(f"{where} is ignored: {self._method_name} trims nothing")
-        elif values != {name in _ON}:
-            self.problems.append(f"{where}: not supported with {self._method_name}; remove it")
 
     def _convert(self, where: str, spec: Parameter, value: Scalar) -> Scalar:
         """Turn a value into one of ours: `rescale: true` is the rule that mergekit has."""
