@@ -78,7 +78,6 @@ SIZES = {
     "tiny": Size(hidden=192, inner=512, layers=6, heads=3, vocabulary=1_280),
     "0.1b": Size(hidden=768, inner=2_048, layers=12, heads=12, vocabulary=25_856),
     "0.5b": Size(hidden=1_024, inner=4_096, layers=24, heads=16, vocabulary=45_568),
-    "7b": Size(hidden=4_096, inner=11_008, layers=32, heads=32, vocabulary=32_000),
 }
 
 
@@ -117,7 +116,7 @@ def write_model(size: Size, base: Path | None, folder: Path, advance: Advance) -
 
 
 def draw(shape: torch.Size, base: Tensor | None, generator: torch.Generator) -> Tensor:
-    """Draw a tensor of a base, or of a fine-tune of `base`, on the generator's device.
+    """Draw a tensor of a base, or of a fine-tune of `base`.
 
     Weights are normal, norms normal around 1. A fine-tune adds normal noise, whose rows have
     lognormal scales.
@@ -125,11 +124,11 @@ def draw(shape: torch.Size, base: Tensor | None, generator: torch.Generator) -> 
     Returns:
         `shape`, bfloat16.
     """
-    noise = torch.randn(shape, generator=generator, device=generator.device).mul_(STD)
+    noise = torch.randn(shape, generator=generator).mul_(STD)
     if base is None:
         return noise.add_(1.0 if len(shape) == 1 else 0.0).to(DTYPE)
     rows = (shape[0], *[1] * (len(shape) - 1))
-    scale = torch.randn(rows, generator=generator, device=generator.device)
+    scale = torch.randn(rows, generator=generator)
     return noise.mul_(NOISE * scale.mul_(ROW_SPREAD).exp_()).add_(base).to(DTYPE)
 
 
