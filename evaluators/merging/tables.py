@@ -173,10 +173,10 @@ def row_ranks(delta: Tensor) -> Tensor:
     Returns:
         `n` uint8
     """
-    rows = delta.reshape(-1, delta.shape[-1]) if delta.dim() > 1 else delta.reshape(1, -1)
-    width = rows.shape[1]
+    width = delta.shape[-1] if delta.dim() > 1 else delta.numel()
     if width < 2:
         return torch.full((delta.numel(),), RANK_STEPS // 2, dtype=torch.uint8)
+    rows = delta.reshape(-1, width)
     place = (torch.arange(width) * RANK_STEPS / (width - 1)).round().to(torch.uint8)
     ranks = torch.empty(rows.shape, dtype=torch.uint8)
     order = rows.abs().argsort(dim=1, stable=True)
