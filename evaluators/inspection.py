@@ -5,7 +5,7 @@ Opening is `evaluators.sources`; here the weights are read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 
 from evaluators.folders import Checkpoint, some
+from evaluators.merging.methods import METHODS
 from evaluators.recipe import DType
 from evaluators.sources import Sources
 
@@ -60,14 +61,16 @@ def inspect_sources(sources: Sources) -> list[Finding]:
     return findings
 
 
-def estimate(sources: Sources, workers: int, dtype: DType) -> Estimate:
+def estimate(sources: Sources, workers: int, dtype: DType, methods: Iterable[str] = ()) -> Estimate:
     """Estimate disk and memory. The maps of the sources are shared; models and scratch are not."""
     width = getattr(torch, dtype).itemsize
     tensors = list(sources.base.tensors.values())
     model = sum(t.numel() * width if t.is_floating_point() else t.nbytes for t in tensors)
     largest = max((t.numel() for t in tensors), default=0)
-    # Per element of the largest tensor: delta and magnitude in float32, a mask byte per expert.
-    scratch = largest * (8 + width + len(sources.experts))
+    # Per element of the largest tensor: a byte of marks; or, where an operator takes it whole, all
+    # of its versions and a few results in float32.
+    whole = any(METHODS[method].whole for method in methods)
+    scratch = largest * (4 * (len(sources.experts) + 5) if whole else 1)
     maps = sources.base.size_bytes + sum(e.size_bytes for e in sources.experts.values())
     return Estimate(model, maps + workers * (model + scratch))
 

@@ -185,9 +185,10 @@ class Preflight:
             kind.append(f"sources.{finding.where}: {finding.message}")
         self._look_at_blocks(sources.base.names)
         self._look_at_fit(sources.base)
-        needed = estimate(sources, self.config.pool.workers, self.config.merge.dtype)
+        merge, workers = self.config.merge, self.config.pool.workers
+        needed = estimate(sources, workers, merge.dtype, merge.methods)
         self.notes.append(
-            f"memory: about {_size(needed.memory_bytes)} for {self.config.pool.workers} worker(s); "
+            f"memory: about {_size(needed.memory_bytes)} for {workers} worker(s); "
             f"disk: {_size(needed.disk_bytes_per_export)} per exported model"
         )
 

@@ -282,5 +282,11 @@ def test_estimate_by_hand() -> None:
     tensors = {"w": torch.ones(10), "steps": torch.ones(2, dtype=torch.int64)}
     found = estimate(in_memory(tensors, a=dict(tensors)), workers=2, dtype="bfloat16")
     assert found.disk_bytes_per_export == 10 * 2 + 2 * 8
-    # two maps of 56 bytes, and per worker a model and scratch of the ten floats
-    assert found.memory_bytes == 2 * 56 + 2 * (36 + 10 * (8 + 2 + 1))
+    # two maps of 56 bytes, and per worker a model and a byte of marks for each of the ten floats
+    assert found.memory_bytes == 2 * 56 + 2 * (36 + 10)
+
+
+def test_operators_that_take_whole_tensors_need_copies() -> None:
+    tensors = {"w": torch.ones(10)}
+    found = estimate(in_memory(tensors, a=dict(tensors)), 1, "float32", ["ties", "sce"])
+    assert found.memory_bytes == 2 * 40 + 40 + 10 * 4 * (1 + 5)
