@@ -125,10 +125,10 @@ def largest(  # noqa: PLR0913
         high = low
     if math.isnan(low):  # sorted before all numbers; it survives no comparison
         return NOTHING
-    if ties != "first":
-        return Cut(low, high, base.numel() if ties == "all" else 0)
-    if wanted == tied:
+    if wanted == tied or ties == "all":
         return Cut(low, high, base.numel())
+    if ties == "none":
+        return Cut(low, high, 0)
     around = slice(0, base.numel())
     if kind in _NARROW:  # whose levels say in which part the cut is
         until = known.parts[:, place].cumsum()
