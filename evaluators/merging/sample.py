@@ -75,12 +75,14 @@ def take_all(sources: Sources, names: Sequence[str], seed: int) -> Sample:
         tensor=torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)),
         index=torch.cat([torch.arange(size) for size in sizes]),
         importance=torch.ones(sum(sizes), dtype=torch.float64),
+        # In the middle of a step of 2^-16, so that none is equal to a density.
         uniforms=torch.stack(
             [
                 torch.cat([uniform(seed, e, n, s) for n, s in zip(names, sizes, strict=True)])
                 for e in sources.experts
             ]
-        ).double(),
+        ).double()
+        + 2.0**-17,
         exhaustive=True,
     )
 
