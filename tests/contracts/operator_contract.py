@@ -15,15 +15,26 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import in_memory, merged, random_tensors, recipe_of
+from checkpoints import in_memory, random_tensors, recipe_of
+from torch import Tensor
 
-from evaluators.merging.engine import MergeEngine
+from evaluators.merging.compiler import NoCompilerError, build
+from evaluators.merging.engine import MergeEngine, MergeReport
 from evaluators.merging.methods import METHODS
+from evaluators.merging.passes import Merge, Pass
+from evaluators.merging.spherical import along
 from evaluators.merging.stored import stored_digest
-from evaluators.recipe import WHOLE
+from evaluators.recipe import WHOLE, MergeRecipe
 from evaluators.sources import Sources, open_checkpoint
 
 DTYPES = ("float32", "bfloat16", "float16")
+TYPES = (
+    *((dtype, dtype, dtype) for dtype in DTYPES),
+    ("float32", "bfloat16", "bfloat16"),
+    ("bfloat16", "float32", "float16"),
+)
+"""Of the base, of the experts, and of what is merged."""
+
 TINY = {"one": (1,), "scalar": (), "row": (1, 5), "none": (0,), "empty": (0, 3), "pair": (2,)}
 
 
@@ -88,8 +99,83 @@ def _sources(method: str, dtype: torch.dtype = torch.float32, experts: int = 3) 
     return in_memory(cast.pop("base"), **cast)
 
 
+def _mixed(method: str, base: str, experts: str) -> Sources:
+    """Sources of which the base is stored in another type than the experts."""
+    sources = _sources(method)
+
+    def stored(tensors: Any, dtype: str) -> dict[str, Tensor]:
+        return {name: t.to(getattr(torch, dtype)) for name, t in tensors.items()}
+
+    return in_memory(
+        stored(sources.base.tensors, base),
+        **{name: stored(e.tensors, experts) for name, e in sources.experts.items()},
+    )
+
+
+def merged(sources: Sources, recipe: MergeRecipe) -> dict[str, Tensor]:
+    """Merge by torch, operation by operation; compiled merges are the same, which has its test."""
+    return _merge(sources, recipe, compiled=False)[0]
+
+
+def _merge(
+    sources: Sources, recipe: MergeRecipe, *, compiled: bool, threads: int = 1
+) -> tuple[dict[str, Tensor], MergeReport]:
+    dtype = getattr(torch, recipe.dtype)
+    target = {n: torch.empty(t.shape, dtype=dtype) for n, t in sources.base.tensors.items()}
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        report = MergeEngine(sources, compiled=compiled).merge_into(recipe, target)
+    finally:
+        torch.set_num_threads(before)
+    return target, report
+
+
 class OperatorContract:
     """The contract."""
+
+    def test_compiled_and_interpreted_merges_are_the_same(
+        self, method: str, tmp_path: Path
+    ) -> None:
+        """For all types, for any number of threads, in place or on disk."""
+        options = choices(method)
+        for number, (base, experts, stored) in enumerate(TYPES):
+            chosen = options[5 * number % len(options)]  # some of each kind
+            sources = _mixed(method, base, experts)
+            parameters = _parameters(sources, method, 0.4, density=0.6, **chosen)
+            recipe = recipe_of(sources, method, parameters, dtype=stored, seed=number)
+            plain = _merge(sources, recipe, compiled=False)
+            kernel = _merge(sources, recipe, compiled=True, threads=2)
+            streamed = MergeEngine(sources).write(recipe, tmp_path / str(number))
+            where = (chosen, base, experts, stored)
+            assert all(torch.equal(plain[0][n], t) for n, t in kernel[0].items()), where
+            assert plain[1].digest == kernel[1].digest == streamed.digest, where
+            assert plain[1].delta_l1 == kernel[1].delta_l1 == streamed.delta_l1, where
+            assert plain[1].non_finite == kernel[1].non_finite == 0
+
+    def test_it_compiles(self, method: str) -> None:
+        entry = METHODS[method]
+        if entry.whole:
+            pytest.skip("takes whole tensors, not blocks")
+        options = next(chosen for chosen in choices(method) if along(chosen) is None)
+        for trimmed in {False, entry.trim is not None}:
+            sources = [torch.float32] * (1 + _count(method, 3))
+            merge = Merge(Pass.of(entry, options, trimmed, sources, torch.float32))
+            try:
+                build(merge, merge.signature)
+            except NoCompilerError as error:
+                pytest.skip(str(error))
+
+    def test_some_of_the_experts_in_another_order(self, method: str) -> None:
+        """Which of the open experts a recipe names decides, not which others are open."""
+        sources = _sources(method)
+        for names in (list(sources.experts)[::-1], list(sources.experts)[1:]):
+            if not METHODS[method].takes(len(names)):
+                continue
+            alone = Sources(sources.base, {name: sources.experts[name] for name in names})
+            recipe = recipe_of(alone, method, _parameters(alone, method, 0.4, density=0.6))
+            one, other = merged(alone, recipe), merged(sources, recipe)
+            assert all(torch.equal(one[name], other[name]) for name in one)
 
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_zero_weights_give_the_base_bit_for_bit(self, method: str, dtype: str) -> None:

@@ -119,6 +119,29 @@ def test_the_result_does_not_depend_on_the_block_size(
     assert (split.digest, split.delta_l1) == (whole.digest, whole.delta_l1)
 
 
+@pytest.mark.parametrize("method", ["ties", "della", "breadcrumbs", "dare_ties"])
+def test_large_tensors_are_the_same_compiled_and_interpreted(method: str) -> None:
+    """Over several chunks of random numbers and blocks, the last of them broken off."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (1031, 1031)  # a little more than 2^20
+    base = {"w": torch.randn(shape, generator=generator).to(torch.bfloat16)}
+    models = {
+        name: {"w": (base["w"].float() + 0.01 * torch.randn(shape, generator=generator)).bfloat16()}
+        for name in "ab"
+    }
+    sources = in_memory(base, **models)
+    trimmed = {"a": {"density": 0.3}, "b": {"density": 0.77, "weight": -0.5}}
+    once = recipe_of(sources, method, trimmed, dtype="bfloat16")
+    reports = [
+        MergeEngine(sources, compiled=compiled).merge_into(
+            once, {"w": torch.empty(shape, dtype=torch.bfloat16)}
+        )
+        for compiled in (True, False)
+    ]
+    assert reports[0].digest == reports[1].digest
+    assert reports[0].delta_l1 == reports[1].delta_l1 > 0
+
+
 def test_masks_follow_seed_expert_and_tensor() -> None:
     found = merged(
         SOURCES,
