@@ -143,10 +143,14 @@ class _Writer:
             if dtype is not None
         ]
         told = [f"const F s{k} = all<F>(numbers[{k}]);" for k in range(signature.numbers)]
+        # Each total is a variable of its own, so that it stays in registers.
+        summed = [k for k, dtype in enumerate(signature.outputs) if dtype is None]
+        totals = [f"Total total{k} = {{}};" for k in summed]
+        after = [f"sums[{k}] = sum(total{k});" for k in summed]
         return _FRAME.format(
-            before="\n".join(f"  {line}" for line in (*reads, *writes, *told)),
+            before="\n".join(f"  {line}" for line in (*reads, *writes, *told, *totals)),
             body="\n".join(f"    {line}" for line in self._lines),
-            outputs=len(signature.outputs),
+            after="\n".join(f"  {line}" for line in after),
         )
 
     def _read(self, holders: list[torch.fx.Node]) -> None:
@@ -165,7 +169,7 @@ class _Writer:
             if dtype is not None:
                 self._lines.append(f"store<TAIL>(o{k} + i, {self._as(node, dtype)}, left);")
             else:
-                self._lines.append(f"add<TAIL>(total[{k}], {self._as(node, torch.float32)}, left);")
+                self._lines.append(f"add<TAIL>(total{k}, {self._as(node, torch.float32)}, left);")
 
     def _call(self, node: torch.fx.Node) -> None:
         """Write one operation."""
@@ -321,7 +325,6 @@ _FRAME = """\
 
 extern "C" void kernel(const void* const* blocks, const float* numbers, void* const* outputs,
                        double* sums, int64_t start, int64_t n) {{
-  D total[{outputs}] = {{}};
 {before}
   auto step = [&](auto tail, int64_t i, int64_t left) __attribute__((always_inline)) {{
     constexpr bool TAIL = decltype(tail)::value;
@@ -330,9 +333,6 @@ extern "C" void kernel(const void* const* blocks, const float* numbers, void* co
   int64_t i = 0;
   for (; i + LANES <= n; i += LANES) step(std::false_type(), i, LANES);
   if (i < n) step(std::true_type(), i, n - i);
-  for (int k = 0; k < {outputs}; k++) {{
-    sums[k] = 0;
-    for (int lane = 0; lane < LANES; lane++) sums[k] += total[k][lane];
-  }}
+{after}
 }}
 """

@@ -119,7 +119,9 @@ def ties(x: Operands) -> Tensor:
     size = total([torch.where(a, d, 0.0) for a, d in zip(agree, turned, strict=True)])
     if x.options["normalize"]:
         kept = zip(agree, x.weights, x.keep, strict=True)
-        weight = total([torch.where(a, survive(w, k), 0.0) for a, w, k in kept])
+        # Who agrees has survived; half survivors of the probe count half.
+        shares = [(a, w if k.dtype == torch.bool else w * k) for a, w, k in kept]
+        weight = total([torch.where(a, share, 0.0) for a, share in shares])
         size = size / torch.where(weight == 0, 1.0, weight)
     return moved(x, torch.where(positive, size, -size))
 

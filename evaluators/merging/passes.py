@@ -43,6 +43,7 @@ class Pass:
         mixed: whether it reads coefficients.
         trim: how entries are trimmed, None if all survive; "marked" if a block of marks says which.
         outliers: whether the largest entries are trimmed, too.
+        rescaled: whether survivors are rescaled.
         sources: dtypes of base and models.
         stored: dtype of the merged tensor.
     """
@@ -54,6 +55,7 @@ class Pass:
     mixed: bool
     trim: Trim | Literal["marked"] | None
     outliers: bool
+    rescaled: bool
     sources: tuple[torch.dtype, ...]
     stored: torch.dtype
 
@@ -78,6 +80,7 @@ class Pass:
             mixed=method.mix is not None,
             trim=method.trim if trimmed else None,
             outliers=trimmed and method.parameter("gamma") is not None,
+            rescaled=trimmed and options["rescale"] != "none",
             sources=tuple(sources),
             stored=stored,
         )
@@ -100,7 +103,7 @@ class Pass:
             **dict.fromkeys(self.experts, K),
             **dict.fromkeys(self.merge, 1),
             "mix": K + 1 if self.mixed else 0,
-            "rescale": K if self.trim else 0,
+            "rescale": K if self.rescaled else 0,
             "low": K if self.trim == "magnitude" else 0,
             "high": K if self.outliers else 0,
             "density": K if self.random else 0,

@@ -8,14 +8,14 @@
 #endif
 
 constexpr int LANES = 16;
-typedef float F __attribute__((vector_size(64)));
-typedef int32_t I __attribute__((vector_size(64)));
-typedef uint32_t U __attribute__((vector_size(64)));
-typedef int64_t L __attribute__((vector_size(128)));
-typedef double D __attribute__((vector_size(128)));
-typedef uint16_t H __attribute__((vector_size(32)));
-typedef uint8_t B __attribute__((vector_size(16)));
-typedef _Float16 E __attribute__((vector_size(32)));
+typedef float F __attribute__((vector_size(4 * LANES)));
+typedef int32_t I __attribute__((vector_size(4 * LANES)));
+typedef uint32_t U __attribute__((vector_size(4 * LANES)));
+typedef int64_t L __attribute__((vector_size(8 * LANES)));
+typedef double D __attribute__((vector_size(8 * LANES)));
+typedef uint16_t H __attribute__((vector_size(2 * LANES)));
+typedef uint8_t B __attribute__((vector_size(LANES)));
+typedef _Float16 E __attribute__((vector_size(2 * LANES)));
 struct bfloat16 { uint16_t bits; };
 struct float16 { _Float16 value; };
 
@@ -122,7 +122,24 @@ template <bool TAIL> static inline void store(uint8_t* p, I x, int64_t left) {
   keep<TAIL>(p, cast<B>(x & 0xff), left);
 #endif
 }
-template <bool TAIL> static inline void add(D& total, F x, int64_t left) {
+// Sums in float64, in two halves: vectors wider than a register do not stay in registers.
+typedef double D2 __attribute__((vector_size(4 * LANES)));
+struct Total { D2 low, high; };
+static inline double sum(Total x) {
+  double total = 0;
+  for (int lane = 0; lane < LANES / 2; lane++) total += x.low[lane] + x.high[lane];
+  return total;
+}
+template <bool TAIL> static inline void add(Total& total, F x, int64_t left) {
   if (TAIL) for (int lane = left; lane < LANES; lane++) x[lane] = 0;
-  total += cast<D>(x);
+#if defined(__AVX512F__)
+  total.low += (D2)_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)x));
+  total.high += (D2)_mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd((__m512d)x, 1)));
+#else
+  D wide = cast<D>(x);
+  D2 halves[2];
+  memcpy(halves, &wide, sizeof(wide));
+  total.low += halves[0];
+  total.high += halves[1];
+#endif
 }
