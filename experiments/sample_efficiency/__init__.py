@@ -1,0 +1,1 @@
+"""How many evaluations a strategy needs: problems without models, contestants, a study of them."""
