@@ -305,9 +305,10 @@ class Campaign:
         from evaluators.merging.tables import Tables
         from evaluators.sources import open_sources
 
-        chosen, space = self._config.sources, SearchSpace(self._config)
-        sources = open_sources(*chosen.refs(), tokenizer=chosen.tokenizer)
-        engine = MergeEngine(sources, Tables(sources, kept=True, say=tell))
+        chosen = self._config.sources
+        self._sources = open_sources(*chosen.refs(), tokenizer=chosen.tokenizer)
+        self._tables = Tables(self._sources, kept=True, say=tell)
+        engine, space = MergeEngine(self._sources, self._tables), SearchSpace(self._config)
         for method in space.methods:
             engine.prepare(space.recipe(method, lambda *_: None), tell)
 
@@ -330,11 +331,10 @@ class Campaign:
         known = None
         if any(o.measure == "delta_l1" for o in self._history.objectives):
             from evaluators.merging.probe import DeltaProbe
-            from evaluators.sources import open_sources
 
-            merge = self._config.merge
-            chosen = self._config.sources
-            sources = open_sources(*chosen.refs(), tokenizer=chosen.tokenizer)
-            probe = DeltaProbe(sources, merge.layer_groups, merge.filters, seed=self._config.seed)
+            merge, seed = self._config.merge, self._config.seed
+            probe = DeltaProbe(
+                self._sources, merge.layer_groups, merge.filters, seed=seed, tables=self._tables
+            )
             known = self._space.known_delta_l1(probe)
         return Optimizer(self._config, self._space, self._history.objectives, known)

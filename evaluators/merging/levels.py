@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evaluators.merging.codegen import Signature
-from evaluators.merging.loops import loop
+from evaluators.merging.loops import Loop, loop
 
 _BINS = 1 << 15
 _BLOCK = 1 << 18
@@ -188,10 +188,20 @@ def _refined(base: Tensor, model: Tensor, code: int, wanted: int) -> tuple[float
 
 def mass(base: Tensor, model: Tensor, *, compiled: bool) -> float:
     """Add up the magnitudes of a delta of n elements."""
-    add = loop(_magnitudes, Signature((base.dtype, model.dtype), 0, (None,)), compiled)
+    add = adder(base.dtype, model.dtype, compiled=compiled)
     none = np.zeros(0, dtype=np.float32)
     blocks = zip(torch.split(base, _BLOCK), torch.split(model, _BLOCK), strict=True)
     return math.fsum(add(pair, none, (None,))[0] for pair in blocks)
+
+
+def adder(base: torch.dtype, model: torch.dtype, *, compiled: bool) -> Loop:
+    """Open what adds up magnitudes."""
+    return loop(_magnitudes, Signature((base, model), 0, (None,)), compiled)
+
+
+def counter(base: torch.dtype, model: torch.dtype, *, compiled: bool) -> Loop:
+    """Open what counts magnitudes that tie at a threshold."""
+    return loop(_within, Signature((base, model), 2, (None,)), compiled)
 
 
 def _magnitudes(blocks: Sequence[Tensor], _: object, __: object) -> list[Tensor]:
@@ -224,8 +234,7 @@ def _end(
         compiled: whether to count with a compiled kernel.
     """
     (base, model), (wanted, tied) = tensors, ranks
-    signature = Signature((base.dtype, model.dtype), 2, (None,))
-    count = loop(_within, signature, compiled)
+    count = counter(base.dtype, model.dtype, compiled=compiled)
     told = np.array(bounds, dtype=np.float32)
     # From the nearer end: all but the last `left`, or the first `left`.
     backwards = wanted > tied / 2

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from evaluators.merging.formulas import Operands, total
+from evaluators.merging.levels import adder, counter
 from evaluators.merging.loops import loop
 from evaluators.merging.masks import CHUNK, Numbers
 from evaluators.merging.methods import Method
@@ -75,16 +76,21 @@ class TensorMerge:
         return math.fsum(moved)
 
     def open_loops(self, method: Method, settings: Settings, stored: torch.dtype) -> None:
-        """Compile what `run` will use for an operator that trims whatever it can."""
+        """Compile what `run` will use, whether anything is trimmed or not."""
         dtypes = [tensor.dtype for tensor in self._flat]
-        does = Pass.of(method, settings.options, method.trim is not None, dtypes, stored)
-        if does.random:
-            Numbers(self._seed, "", self._name, compiled=self._compiled)
-        if does.trim is not None and settings.options["rescale"] == "l1":
-            measure = Survivors(does)
-            loop(measure, measure.signature, self._compiled)
-            does = does.marked if measure.marks else does
-        loop(Merge(does), Merge(does).signature, self._compiled)
+        for trimmed in {False, method.trim is not None}:
+            does = Pass.of(method, settings.options, trimmed, dtypes, stored)
+            if does.random:
+                Numbers(self._seed, "", self._name, compiled=self._compiled)
+            for dtype in dtypes[1:] if does.trim == "magnitude" else ():
+                counter(dtypes[0], dtype, compiled=self._compiled)
+            if trimmed and settings.options["rescale"] == "l1":
+                for dtype in dtypes[1:]:
+                    adder(dtypes[0], dtype, compiled=self._compiled)
+                measure = Survivors(does)
+                loop(measure, measure.signature, self._compiled)
+                does = does.marked if measure.marks else does
+            loop(Merge(does), Merge(does).signature, self._compiled)
 
     def _prepare(
         self, method: Method, settings: Settings, stored: torch.dtype

@@ -298,3 +298,19 @@ def test_sources_that_do_not_fit() -> None:
         MergeEngine(in_memory({"w": torch.ones(2)}, a={"v": torch.ones(2)}))
     with pytest.raises(SourceError, match="another shape"):
         MergeEngine(in_memory({"w": torch.ones(2)}, a={"w": torch.ones(3)}))
+
+
+def test_preparing_leaves_nothing_to_make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMMO_CACHE", str(tmp_path))
+    sources = in_memory(BASE, a=random_tensors(1, BASE), b=random_tensors(2, BASE))
+    own = {"ties": 0.5, "della": 0.5, "breadcrumbs": 1.0}
+    for method in ("ties", "della", "breadcrumbs", "slerp", "sce"):
+        loops._opened.cache_clear()  # as in a process that just began
+        density = {k: {"density": own[method]} for k in "ab"} if method in own else {}
+        asked = recipe_of(sources, method, density, dtype="bfloat16")
+        engine = MergeEngine(sources)
+        engine.prepare(asked)
+        made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        live = {n: torch.empty(t.shape, dtype=torch.bfloat16) for n, t in BASE.items()}
+        engine.merge_into(asked, live)
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == made
