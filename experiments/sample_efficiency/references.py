@@ -25,7 +25,7 @@ from experiments.sample_efficiency.problems import Problem, open_problem
 Array = NDArray[np.float64]
 
 FOLDER = Path(__file__).parent / "references"
-POPULATION, GENERATIONS, SEED = 200, 300, 0
+POPULATION, GENERATIONS, SEED = 200, 1200, 0
 FRONT = 60
 """Points of the front that are kept for IGD+."""
 ARCHIVE = 4000

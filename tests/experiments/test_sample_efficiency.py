@@ -172,12 +172,16 @@ def test_igd_plus_by_hand() -> None:
     assert reference.igd_plus(np.array([[2.0, 10.0]])) == 0.0
 
 
-def test_committed_references_are_of_these_problems() -> None:
-    for path in sorted(FOLDER.glob("*.json")):
-        problem = open_problem(path.stem)
-        found = open_reference(problem)
-        again = search(problem, population=40, generations=12, seed=1)
-        assert 0.3 < again.hypervolume / found.hypervolume <= 1.001, path.stem
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.json")), ids=lambda p: p.stem)
+def test_committed_references_are_of_these_problems(path: Path) -> None:
+    problem = open_problem(path.stem)
+    found = open_reference(problem)
+    thinned = study.hypervolume(found.front, problem.reference.numpy())
+    assert 0.85 < thinned / found.hypervolume <= 1.0001
+    again = search(problem, population=40, generations=12, seed=1)
+    assert again.hypervolume <= 1.001 * found.hypervolume
+    if isinstance(problem, MergingLike):
+        assert again.hypervolume > 0.6 * found.hypervolume
 
 
 @pytest.mark.parametrize("label", contestants.ALL)
