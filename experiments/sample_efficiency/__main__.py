@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         records = list(study.finished(runs, given.runs))
     else:
         records = study.run_all(runs, given.processes, given.runs, lambda s: print(s, flush=True))
-    print("\n".join(report.lines(records, given.at)))
+    print("\n".join(report.lines(records, given.at, given.against)))
     if records:
         given.runs.mkdir(parents=True, exist_ok=True)
         report.plot(records, given.runs / "plot.html")
@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--reference", action="store_true", help="tell strategies the reference point")
     add("--processes", type=int, default=1)
     add("--at", type=int, nargs="+", default=[15, 30, 50, 100], help="evaluations in the table")
+    add("--against", default="mm_mo", help="the contestant that others are compared with")
     add("--runs", type=Path, default=Path(__file__).parent / "runs", help="folder of the runs")
     add("--save", type=Path, metavar="FILE", help="write a small results file")
     add("--print-only", action="store_true", help="only what is finished")

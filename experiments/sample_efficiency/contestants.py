@@ -15,10 +15,9 @@ import numpy as np
 import torch
 
 from acquisition.draft import Draft
-from acquisition.strategy import Observations, Proposal, Strategy, open_strategy
+from acquisition.strategy import STRATEGIES, Observations, Proposal, Strategy, open_strategy
 
 INITIAL, BATCH = 10, 5
-OWN_STRATEGIES = ("sobol", "mm_mo", "qlognehvi")
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def open_contestant(label: str, dimension: int, budget: int) -> Contestant:
         TypeError: an option that it does not have.
     """
     name, options = parse(label)
-    if name in OWN_STRATEGIES:
+    if name in STRATEGIES:
         return Contestant(open_strategy(name, options))
     return NAMES[name](options, dimension, budget)
 
@@ -134,4 +133,4 @@ NAMES: Mapping[str, Callable[[Options, int, int], Contestant]] = {
     "mm_mo_released": _released,
     "mm_mo_reference": _reference,
 }
-ALL = (*OWN_STRATEGIES, *NAMES)
+ALL = (*STRATEGIES, *NAMES)

@@ -38,20 +38,30 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(student.ppf(0.975, len(values) - 1) * error)
 
 
-def lines(records: Iterable[Record], at: Sequence[int]) -> list[str]:
-    """Markdown: hypervolume after `at` evaluations, then what the final front is worth."""
+def lines(records: Iterable[Record], at: Sequence[int], against: str) -> list[str]:
+    """Markdown: hypervolume after `at` evaluations, then what the final front is worth.
+
+    The final hypervolume of the contestant `against` is subtracted from the others', seed by seed.
+    """
     result: list[str] = []
     groups = grouped(records)
     for name in dict.fromkeys(s for s, _ in groups):
         shown = [n for n in at if n <= _budget(groups, name)]
         columns = [f"HV % at {n}" for n in shown]
-        columns += ["measured front HV %", "its IGD+ x 100", "proposals, CPU s", "seeds"]
+        columns += [
+            f"less `{against}`",
+            "measured front HV %",
+            "its IGD+ x 100",
+            "proposals, CPU s",
+            "seeds",
+        ]
         result += ["", f"**{name}**", "", "| contestant | " + " | ".join(columns) + " |"]
         result.append("|---" * (len(columns) + 1) + "|")
         rows = [(c, rs) for (s, c), rs in groups.items() if s == name]
         rows.sort(key=lambda row: -interval(_last(row[1], "hypervolume"))[0])
         for contestant, rs in rows:
             cells = [_cell([100 * r["hypervolume"][n - 1] for r in rs]) for n in shown]
+            cells.append(_cell(_differences(rs, groups.get((name, against), []))))
             cells.append(_cell([100 * v for v in _last(rs, "front_hypervolume")]))
             cells.append(_cell([100 * v for v in _last(rs, "front_igd_plus")]))
             cells.append(f"{np.mean([r['proposal_cpu_s'] for r in rs]):.1f}")
@@ -67,7 +77,16 @@ def _last(records: Sequence[Record], measure: str) -> list[float]:
     return [r[measure][-1] for r in records]
 
 
+def _differences(records: Sequence[Record], others: Sequence[Record]) -> list[float]:
+    """Final hypervolume in percent less that of the other contestant with the same seed."""
+    final = {r["run"]["seed"]: r["hypervolume"][-1] for r in others}
+    both = [r for r in records if r["run"]["seed"] in final]
+    return [100 * (r["hypervolume"][-1] - final[r["run"]["seed"]]) for r in both]
+
+
 def _cell(values: Sequence[float]) -> str:
+    if not values:
+        return "–"
     mean, half = interval(values)
     return f"{mean:.1f} ± {half:.1f}" if len(values) > 1 else f"{mean:.1f}"
 

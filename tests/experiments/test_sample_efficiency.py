@@ -18,6 +18,7 @@ from pymoo.optimize import minimize
 from torch import Tensor
 
 from acquisition.strategy import Observations, Proposal
+from experiments.proposal_cost import study as cost
 from experiments.sample_efficiency import contestants, report, study
 from experiments.sample_efficiency.contestants import Contestant, open_contestant, parse
 from experiments.sample_efficiency.evolution import CMAES, NSGA2
@@ -431,6 +432,19 @@ def records() -> list[dict[str, object]]:
     ]
 
 
+def test_costs_of_proposals() -> None:
+    problem = open_problem("merge12")
+    seen = cost.observe(problem, 60, seed=0)
+    assert seen.X.shape == (60, 12)
+    near = seen.Y[30:].mean(0) - seen.Y[:30].mean(0)
+    assert (near > 0).all()  # the second half lies along the front
+    rows = cost.measure("sobol", 1)
+    assert [(r["objectives"], r["observations"], r["q"]) for r in rows] == [
+        (3, 100, 1), (3, 100, 5), (3, 400, 1), (3, 400, 5), (5, 100, 1), (5, 100, 5),
+    ]  # fmt: skip
+    assert len(cost.lines(rows)) == 2 + 6
+
+
 def test_interval_by_hand() -> None:
     # Student's 97.5 % point with two degrees of freedom is 4.3027; the standard error 1/√3
     assert report.interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 4.3027 / math.sqrt(3)), rel=1e-4)
@@ -438,9 +452,13 @@ def test_interval_by_hand() -> None:
 
 
 def test_table_and_results_file(tmp_path: Path) -> None:
-    table = report.lines(records(), [1, 2, 30])
-    row = "| `sobol` | 10.0 ± 0.0 | 50.0 ± 24.8 | 20.0 ± 0.0 | 25.0 ± 0.0 | 0.5 | 3 |"
-    assert table[-1] == row
+    ours = {**records()[1], "run": Run("merge6", "mm_mo", 1, 2).__dict__, "hypervolume": [0, 0.75]}
+    table = report.lines([*records()[1:], ours], [1, 2, 30], "mm_mo")
+    # one seed in common: 50 − 75; of 50 and 60 the error is 5, Student's point 12.71
+    cells = "10.0 ± 0.0 | 55.0 ± 63.5 | -25.0 | 20.0 ± 0.0 | 25.0 ± 0.0 | 0.5 | 2 |"
+    assert table[-1] == f"| `sobol` | {cells}"
+    assert table[-2] == "| `mm_mo` | 0.0 | 75.0 | 0.0 | 20.0 | 25.0 | 0.5 | 1 |"
+    assert "| – |" in report.lines(records(), [2], "mm_mo")[-1]
     path = tmp_path / "results.json"
     report.save(records(), [2, 30], "the command", path)
     content = json.loads(path.read_text())
