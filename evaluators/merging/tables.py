@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -123,10 +124,10 @@ class Tables:
 
         try:
             folder = published(Path("tables", name), build)
-        except OSError as error:
-            self._say(f"{cache_root()}: cannot be written to ({error.strerror}); tables stay here")
+            return made or load_file(folder / "table.safetensors")
+        except (OSError, SafetensorError) as error:  # a full disk is either of them
+            self._say(f"{cache_root()}: no tables can be kept here: {error}")
             return made or self._make(kind, expert)
-        return made or load_file(folder / "table.safetensors")
 
     def _make(self, kind: str, expert: str) -> dict[str, Tensor]:
         """Compute a table, tensors side by side."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -186,7 +187,35 @@ def test_a_cache_that_cannot_be_written_keeps_tables_in_memory(
     said: list[str] = []
     tables = Tables(sources, kept=True, compiled=False, say=said.append)
     assert digest(sources, tables, "slerp", "ab") == digest(sources, None, "slerp", "ab")
-    assert any("cannot be written to" in line for line in said)
+    assert any("no tables can be kept here" in line for line in said)
+
+
+def test_a_full_disk_keeps_tables_in_memory(cache: Path, sources: Sources) -> None:
+    """As far as a limit on the size of files is one."""
+    said: list[str] = []
+    tables = Tables(sources, kept=True, compiled=False, say=said.append)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        found = digest(sources, tables, "slerp", "ab")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert found == digest(sources, None, "slerp", "ab")
+    assert any("no tables can be kept here" in line for line in said)
+    assert os.listdir(cache / "tables") == []
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"{"), Path.unlink])
+def test_a_table_that_cannot_be_read_is_made_again(
+    damage: Callable[[Path], object], cache: Path, sources: Sources
+) -> None:
+    before = digest(sources, Tables(sources, kept=True, compiled=False), "slerp", "ab")
+    for path in cache.glob("tables/*/table.safetensors"):
+        damage(path)
+    said: list[str] = []
+    tables = Tables(sources, kept=True, compiled=False, say=said.append)
+    assert digest(sources, tables, "slerp", "ab") == before
+    assert any("no tables can be kept here" in line for line in said)
 
 
 @pytest.mark.parametrize("moment", ["say", "os.rename"])
