@@ -13,6 +13,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -119,8 +120,10 @@ def _compiler() -> tuple[str, str]:
     """Find a compiler: its path and its version."""
     for name in (os.environ.get("CXX"), "g++", "clang++", "c++"):
         if name and (path := shutil.which(name)):
-            asked = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
-            return path, asked.stdout
+            command = [path, "--version"]
+            with suppress(OSError):  # it may be executed, but is no program
+                asked = subprocess.run(command, capture_output=True, text=True, check=False)
+                return path, asked.stdout
     raise NoCompilerError("no C++ compiler: install g++ or clang++, or set CXX")
 
 

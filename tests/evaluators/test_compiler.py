@@ -169,6 +169,15 @@ def test_no_compiler_is_no_warning(
     assert not cache.exists()
 
 
+def test_what_is_no_program_is_no_compiler(
+    monkeypatch: pytest.MonkeyPatch, cache: Path, use: Callable[[str], Path]
+) -> None:
+    use("exit 1").write_bytes(b"\0")
+    monkeypatch.setenv("PATH", str(cache))
+    with pytest.raises(NoCompilerError):
+        build(tripled, SIGNATURE)
+
+
 def test_a_compiler_that_fails_is_a_warning(cache: Path, use: Callable[[str], Path]) -> None:
     path = use('[ "$1" = --version ] || { echo "no such processor" >&2; echo more >&2; exit 1; }')
     with pytest.raises(CompilerError, match=f"{path} failed: no such processor$"):
