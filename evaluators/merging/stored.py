@@ -93,7 +93,7 @@ def open_tensors(folder: Path) -> dict[str, Tensor]:
     """Map every stored tensor; nothing is read before it is used, and processes share the pages.
 
     Raises:
-        SourceError: files missing, truncated or corrupt.
+        SourceError: files missing, truncated or corrupt, or tensors of a type that is not written.
     """
     tensors: dict[str, Tensor] = {}
     for path in tensor_files(folder):
@@ -102,6 +102,11 @@ def open_tensors(folder: Path) -> dict[str, Tensor]:
                 tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, RuntimeError) as error:
             raise SourceError(f"{path}: truncated or corrupt safetensors: {error}") from None
+    if strange := [name for name, t in tensors.items() if t.dtype not in _FORMAT_NAMES]:
+        raise SourceError(
+            f"{folder}: {strange[0]} is of type {tensors[strange[0]].dtype}, which is not merged; "
+            "convert the model to bfloat16"
+        )
     if (folder / INDEX).exists():
         lost = sorted(set(read_json(folder / INDEX)["weight_map"]) - set(tensors))
         if lost:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import in_memory, random_tensors, write_checkpoint
+from safetensors.torch import save_file
 from tiny_models import tiny_bert, tiny_llama
 
 from evaluators.inspection import Finding, estimate, inspect_sources
@@ -149,6 +150,13 @@ def test_corrupt_header(folder: Path) -> None:
     content[8:40] = b"\xff" * 32
     path.write_bytes(content)
     assert "truncated or corrupt" in refusal(folder)
+
+
+def test_types_that_are_not_merged(tmp_path: Path) -> None:
+    eighths = {"w": torch.ones(3).to(torch.float8_e4m3fn), "v": torch.ones(3)}
+    save_file(eighths, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("{}")
+    assert "w is of type torch.float8_e4m3fn, which is not merged" in refusal(tmp_path)
 
 
 def test_broken_shards(tmp_path: Path) -> None:
