@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from evaluators.folders import HEADS
 from evaluators.merging.blocks import Blocks
 from evaluators.merging.numbering import label, stacked_names
 from evaluators.recipe import WHOLE, ModelRef
@@ -66,7 +67,8 @@ def stack(donor: Checkpoint, layers: Sequence[Layer], ref: ModelRef | None = Non
         ref: what the new model is called; else as `label` says.
 
     Raises:
-        SourceError: no layers, or one that its model does not have, or the donor's configuration
+        SourceError: no layers, or one that its model does not have; the donor's head is tied and
+            that of the last layer's model is not, or the other way round; the donor's configuration
             does not say how many layers there are.
     """
     if not layers:
@@ -75,6 +77,9 @@ def stack(donor: Checkpoint, layers: Sequence[Layer], ref: ModelRef | None = Non
         count = Blocks(checkpoint.names, 1, ()).layers
         if not 0 <= number < count:
             raise SourceError(f"{checkpoint.ref}: layer {number}, but it has {count} layers")
+    last = layers[-1][0]
+    if _has_head(last) != _has_head(donor):  # else a head would be lost, or never be used
+        raise SourceError(f"{last.ref}: gives the head; it has a tied one or {donor.ref} has")
     names = stacked_names([(checkpoint.names, number) for checkpoint, number in layers])
     tensors = {new: layers[i][0].tensors[old] for new, (i, old) in names.items()}
     return StackedCheckpoint(
@@ -109,6 +114,10 @@ def stacked_sources(
         for owner, ref in owners.items()
     }
     return Sources(made.pop(WHOLE), made)
+
+
+def _has_head(checkpoint: Checkpoint) -> bool:
+    return any(name.endswith(HEADS) for name in checkpoint.names)
 
 
 def _config(donor: Checkpoint, layers: Sequence[Layer]) -> dict[str, Any]:

@@ -74,6 +74,17 @@ def test_impossible_stacks(layers: list[int], config: dict[str, Any], message: s
         restack(checkpoint("base", config), layers)
 
 
+def test_a_head_is_neither_lost_nor_left_unused(tmp_path: Path) -> None:
+    own, tied = (
+        open_checkpoint(ModelRef(path=str(tiny_llama(tmp_path / str(tied), 0, tied=tied))))
+        for tied in (False, True)
+    )
+    for donor, last in [(own, tied), (tied, own)]:
+        with pytest.raises(SourceError, match=f"{last.ref}: gives the head"):
+            stack(donor, [(donor, 0), (last, 1)])
+    assert "lm_head.weight" in stack(own, [(tied, 0), (own, 1)]).names
+
+
 def test_a_merge_of_stacks_is_the_stack_of_merges() -> None:
     names = {"base": TENSORS["base"], "a": random_tensors(3, TENSORS["base"])}
 
