@@ -245,10 +245,17 @@ def copy_companions(source: Path, target: Path, without: Collection[str] = ()) -
 
 
 def _modules(folder: Path) -> list[str]:
-    """Folders of a sentence encoder's further modules, such as `1_Pooling`; they are not merged."""
+    """Folders of a sentence encoder's further modules, such as `1_Pooling`; they are not merged.
+
+    Raises:
+        SourceError: `modules.json` is no list of modules.
+    """
     path = folder / "modules.json"
-    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    paths = [str(module.get("path", "")) for module in content]
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        paths = [str(module.get("path", "")) for module in content]
+    except (ValueError, AttributeError, TypeError):
+        raise SourceError(f"{path}: is no list of modules") from None
     return [p for p in paths if p and Path(p).name == p and p != ".."]
 
 

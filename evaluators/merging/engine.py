@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evaluators.folders import some
 from evaluators.merging.blocks import Blocks
 from evaluators.merging.methods import Method
 from evaluators.merging.settings import RecipeError, Settings, checked_method, resolve
@@ -82,7 +83,7 @@ class MergeEngine:
         compiled: whether to use compiled kernels where that is possible; results are the same.
 
     Raises:
-        SourceError: an expert lacks a tensor of the base or has it in another shape.
+        SourceError: an expert lacks a tensor of the base, has it in another shape, or has others.
     """
 
     def __init__(
@@ -96,6 +97,8 @@ class MergeEngine:
             for tensor in base.names:
                 if tensor not in expert.tensors or expert.shape(tensor) != base.shape(tensor):
                     raise SourceError(f"{name}: {tensor} is missing or has another shape")
+            if extra := [tensor for tensor in expert.names if tensor not in base.tensors]:
+                raise SourceError(f"{name}: has {some(extra)} that the base lacks")
 
     @property
     def names(self) -> tuple[str, ...]:

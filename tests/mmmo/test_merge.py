@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -200,6 +201,29 @@ def test_models_that_do_not_fit(command_line: CommandLine) -> None:
     Path("bad.yml").write_text(TIES.replace("model: b,", "model: deep,"))
     line = command_line.complaint("merge", "bad.yml", "out")
     assert "models: found layers 2 of a, 3 of deep, 2 of base; allowed: equally many" in line
+
+
+def test_tensors_that_the_base_lacks_are_not_dropped(zoo: Path, command_line: CommandLine) -> None:
+    shutil.copytree(zoo / "b", "more")
+    tensors = load_file("more/model.safetensors")
+    save_file(
+        {**tensors, "model.layers.0.self_attn.q_proj.bias": torch.ones(16)},
+        "more/model.safetensors",
+    )
+    Path("bad.yml").write_text(TIES.replace("model: b,", "model: more,"))
+    line = command_line.complaint("merge", "bad.yml", "out")
+    assert "more: has 1 tensors (model.layers.0.self_attn.q_proj.bias) that the base lacks" in line
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("text", ["{", '{"a": 1}', "1"])
+def test_modules_that_are_none(text: str, zoo: Path, command_line: CommandLine) -> None:
+    shutil.copytree(zoo / "base", "encoder")
+    Path("encoder/modules.json").write_text(text)
+    Path("bad.yml").write_text(TIES.replace("base_model: base", "base_model: encoder"))
+    assert "modules.json: is no list of modules" in command_line.complaint(
+        "merge", "bad.yml", "out"
+    )
 
 
 @pytest.mark.parametrize(
