@@ -1,14 +1,16 @@
 """Files and folders that appear whole under their names, or not at all.
 
 Everything is made beside its place under a name that begins with a dot and ends in the writer's
-process id, brought to disk, and then renamed. A writer that was killed leaves only such a dotted
-name behind, which the next one removes.
+machine and process id, brought to disk, and then renamed. A writer that was killed leaves only such
+a dotted name behind, which the next one on its machine removes: machines may share a disk, and
+whether a process lives is known on its own only.
 """
 
 from __future__ import annotations
 
 import glob
 import os
+import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,9 +64,9 @@ def write_whole(target: Path, text: str) -> None:
 
 
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
-    """Remove what dead writers left in a folder: of all that is written there, or of one name."""
+    """Remove what dead writers of this machine left in a folder: all of it, or of one name."""
     pattern = "*" if name is None else glob.escape(name)
-    for path in folder.glob(f".{pattern}.partial-*"):
+    for path in folder.glob(f".{pattern}.partial-{glob.escape(platform.node())}-*"):
         process = path.name.rpartition("-")[2]
         if process.isdecimal() and not _is_alive(int(process)):
             # Another process may be removing it, too.
@@ -72,7 +74,7 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
 
 
 def _partial(target: Path) -> Path:
-    return target.with_name(f".{target.name}.partial-{os.getpid()}")
+    return target.with_name(f".{target.name}.partial-{platform.node()}-{os.getpid()}")
 
 
 def _is_alive(process: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -82,7 +83,7 @@ def test_a_cache_that_cannot_be_written_is_an_error(root: Path) -> None:
 
 def test_a_killed_builder_leaves_no_entry(root: Path) -> None:
     with start() as builder:
-        assert os.listdir(root / "kind") == [f".key.partial-{builder.pid}"]
+        assert os.listdir(root / "kind") == [f".key.partial-{platform.node()}-{builder.pid}"]
         builder.send_signal(signal.SIGKILL)
         builder.wait()
     assert not (root / "kind" / "key").exists()

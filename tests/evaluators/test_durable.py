@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -77,7 +78,9 @@ def test_a_killed_writer_leaves_only_what_the_next_one_removes(tmp_path: Path) -
         assert writer.stdout is not None
         assert writer.stdout.readline() == b"writing\n"
         remove_leftovers(tmp_path)
-        assert os.listdir(tmp_path) == [f".folder.partial-{writer.pid}"]  # it is at work
+        assert os.listdir(tmp_path) == [
+            f".folder.partial-{platform.node()}-{writer.pid}"
+        ]  # it is at work
         writer.send_signal(signal.SIGKILL)
         writer.wait()
     assert not target.exists()
@@ -116,3 +119,13 @@ def test_a_file_over_a_folder_fails_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="directory"):
         write_whole(tmp_path / "file", "text")
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_what_another_machine_writes_is_left_alone(tmp_path: Path) -> None:
+    """Its process may live, whatever has its number here."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for machine in (platform.node(), f"{platform.node()}2"):
+        (tmp_path / f".folder.partial-{machine}-{dead.pid}").mkdir()
+    remove_leftovers(tmp_path)
+    assert os.listdir(tmp_path) == [f".folder.partial-{platform.node()}2-{dead.pid}"]

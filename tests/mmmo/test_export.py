@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -451,7 +452,7 @@ def test_what_a_killed_export_left_is_removed(copy: tuple[History, Path]) -> Non
     history, folder = copy
     dead = subprocess.Popen([sys.executable, "-c", "pass"])
     dead.wait()
-    left = folder / f".trial-0001.partial-{dead.pid}"
+    left = folder / f".trial-0001.partial-{platform.node()}-{dead.pid}"
     left.mkdir()
     (left / "model.safetensors").write_bytes(b"half")
     export(history, folder, 0)

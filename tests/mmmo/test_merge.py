@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -278,8 +279,8 @@ def test_what_is_killed_leaves_no_model_that_looks_whole(command_line: CommandLi
         command, env=os.environ | SETTINGS, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 60
-    partial = Path(f".out.partial-{process.pid}")
-    another = Path(f".another.partial-{process.pid}")
+    partial = Path(f".out.partial-{platform.node()}-{process.pid}")
+    another = Path(f".another.partial-{platform.node()}-{process.pid}")
     another.mkdir()
     while written_bytes(partial)[0] == 0:
         assert process.poll() is None, "it ended before it was killed"
