@@ -43,7 +43,7 @@ def shard_size_bytes(text: str) -> int:
 def write_model(
     sources: Sources, recipe: MergeRecipe, folder: Path, shard_size_bytes: int
 ) -> MergeReport:
-    """Merge into a folder, with no more than one tensor in memory at a time.
+    """Merge into a folder, with no more than one tensor per thread in memory.
 
     Raises:
         SourceError: the sources do not fit together.

@@ -163,7 +163,7 @@ class MergeEngine:
     def write(
         self, recipe: MergeRecipe, folder: Path, shard_size_bytes: int = 5 * 10**9
     ) -> MergeReport:
-        """Merge onto disk as safetensors, one tensor in memory at a time; equal bytes every time.
+        """Merge onto disk as safetensors, a tensor per thread in memory; equal bytes every time.
 
         Raises:
             RecipeError: the recipe does not fit the operator or the sources.
