@@ -104,7 +104,8 @@ def build(function: Function, signature: Signature) -> Kernel:
     try:
         return Kernel(published(entry, make) / "kernel.so", signature)
     except OSError as error:
-        raise CompilerError(f"{cache_root()}: no kernels can be kept here: {error}") from None
+        reason = error.strerror or error  # without the kernel's name: the same of every kernel
+        raise CompilerError(f"{cache_root()}: no kernels can be kept here: {reason}") from None
 
 
 def _compile(folder: Path) -> None:

@@ -90,5 +90,6 @@ def _opened(function: Function, signature: Signature, compiled: bool) -> Loop:
         except NoCompilerError:
             pass
         except (UnsupportedError, CompilerError) as error:
-            warnings.warn(f"no compiled kernel, merging is slow: {error}", stacklevel=3)
+            # From one place whoever asks, so that Python shows one reason once.
+            warnings.warn(f"no compiled kernel, merging is slow: {error}", stacklevel=1)
     return Interpreted(function, signature)

@@ -59,6 +59,10 @@ def tripled(blocks: Sequence[Tensor], numbers: Sequence[Tensor], _: Tensor) -> l
     return [blocks[0] * 3 + numbers[0]]
 
 
+def halved(blocks: Sequence[Tensor], numbers: Sequence[Tensor], _: Tensor) -> list[Tensor]:
+    return [blocks[0] * 0.5 + numbers[0]]
+
+
 def another() -> Function:
     """The same function, of which no loop is open yet."""
     return lambda blocks, numbers, index: [*tripled(blocks, numbers, index)]
@@ -196,9 +200,13 @@ def test_what_cannot_be_written_in_cpp_is_a_warning(cache: Path) -> None:
 
 def test_a_cache_that_cannot_be_written_is_a_warning(cache: Path) -> None:
     cache.write_text("a file")
-    with pytest.warns(UserWarning, match=f"merging is slow: {cache}: no kernels can be kept here"):
-        found = loop(another(), SIGNATURE, True)
-    assert run(found) == [1.0, 4.0, 7.0, 10.0, 13.0]
+    expected = f"merging is slow: {cache}: no kernels can be kept here"
+    with pytest.warns(UserWarning, match=expected) as seen:
+        found = [loop(function, SIGNATURE, True) for function in (another(), halved)]
+    assert run(found[0]) == [1.0, 4.0, 7.0, 10.0, 13.0]
+    # Python shows a warning once per text and place.
+    assert len(seen) == 2
+    assert len({(str(one.message), one.filename, one.lineno) for one in seen}) == 1
 
 
 def test_a_loop_is_opened_once_per_process() -> None:
