@@ -61,8 +61,17 @@ def inspect_sources(sources: Sources) -> list[Finding]:
     return findings
 
 
-def estimate(sources: Sources, workers: int, dtype: DType, methods: Iterable[str] = ()) -> Estimate:
-    """Estimate disk and memory. The maps of the sources are shared; models and scratch are not."""
+def estimate(
+    sources: Sources, pool: tuple[int, int], dtype: DType, methods: Iterable[str] = ()
+) -> Estimate:
+    """Estimate disk and memory. The maps of the sources are shared; models and scratch are not.
+
+    Args:
+        sources: what is merged.
+        pool: number of workers, and of threads of each.
+        dtype: of the merged models.
+        methods: operators that merge.
+    """
     width = getattr(torch, dtype).itemsize
     tensors = list(sources.base.tensors.values())
     model = sum(t.numel() * width if t.is_floating_point() else t.nbytes for t in tensors)
@@ -72,7 +81,8 @@ def estimate(sources: Sources, workers: int, dtype: DType, methods: Iterable[str
     whole = any(METHODS[method].whole for method in methods)
     scratch = largest * (4 * (len(sources.experts) + 5) if whole else 1)
     maps = sources.base.size_bytes + sum(e.size_bytes for e in sources.experts.values())
-    return Estimate(model, maps + workers * (model + scratch))
+    workers, threads = pool  # every thread has a tensor in hand
+    return Estimate(model, maps + workers * (model + threads * scratch))
 
 
 def _differences(where: str, base: Checkpoint, expert: Checkpoint) -> Iterator[Finding]:

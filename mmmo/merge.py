@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import version
+from math import isfinite
 from pathlib import Path
 from typing import cast, get_args
 
 from evaluators.durable import remove_leftovers, whole_folder
 from evaluators.folders import locate, open_folder
-from evaluators.merging.engine import MergeReport, RecipeError
+from evaluators.merging.engine import MergeEngine, MergeReport, RecipeError
 from evaluators.merging.mergekit import (
     MergekitError,
     Outline,
@@ -19,6 +20,7 @@ from evaluators.merging.mergekit import (
     from_mergekit,
 )
 from evaluators.merging.stack import stacked_sources
+from evaluators.merging.tables import Tables
 from evaluators.recipe import WHOLE, DType, MergeRecipe, ModelRef
 from evaluators.sources import Checkpoint, SourceError, Sources, SourcesError, open_sources
 from mmmo.errors import Problems, UserError
@@ -66,6 +68,7 @@ class _Merge:
         notes = [*self._reading.notes, *differences(self._recipe)]
         remove_leftovers(self._out.parent, self._out.name)  # the folder may be anyone's
         try:
+            self._refuse_broken_sources()
             with whole_folder(self._out) as partial, WritingDisplay(partial):
                 report = write_model(self._sources, self._recipe, partial, shard_size_bytes)
                 self._refuse_non_finite(report)
@@ -123,6 +126,18 @@ class _Merge:
         except SourceError as error:
             raise UserError(f"{self._config}: {error}") from None
         return Outline(checkpoint.names, _stored_dtype(checkpoint))
+
+    def _refuse_broken_sources(self) -> None:
+        """Trimming and election of signs would drop a NaN without a word."""
+        sources, tables = self._sources, Tables(self._sources)
+        MergeEngine(sources)  # refuses tensors that do not match
+        for expert in sources.experts:
+            for name, tensor in sources.base.tensors.items():
+                if tensor.is_floating_point() and not isfinite(tables.mass(expert, name)):
+                    raise UserError(
+                        f"{self._config}: {expert} or the base has weights that are not finite in "
+                        f"{name}"
+                    )
 
     def _refuse_non_finite(self, report: MergeReport) -> None:
         if report.non_finite:

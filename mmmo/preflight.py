@@ -186,7 +186,8 @@ class Preflight:
         self._look_at_blocks(sources.base.names)
         self._look_at_fit(sources.base)
         merge, workers = self.config.merge, self.config.pool.workers
-        needed = estimate(sources, workers, merge.dtype, merge.methods)
+        pool = (workers, self.config.pool.threads)
+        needed = estimate(sources, pool, merge.dtype, merge.methods)
         self.notes.append(
             f"memory: about {_size(needed.memory_bytes)} for {workers} worker(s); "
             f"disk: {_size(needed.disk_bytes_per_export)} per exported model"

@@ -76,7 +76,7 @@ class Tables:
         return self._table("ranks", expert)[tensor]
 
     def mass(self, expert: str, tensor: str) -> float:
-        """Look up the sum of magnitudes of an expert's delta."""
+        """Look up the sum of magnitudes of an expert's delta; infinite or NaN if a weight is."""
         key = (expert, tensor)
         if key not in self._masses:
             base, model = self._sources.base, self._sources.experts[expert]

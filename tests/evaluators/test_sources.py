@@ -288,7 +288,7 @@ def test_models_with_nothing_in_common_are_not_equal() -> None:
 
 def test_estimate_by_hand() -> None:
     tensors = {"w": torch.ones(10), "steps": torch.ones(2, dtype=torch.int64)}
-    found = estimate(in_memory(tensors, a=dict(tensors)), workers=2, dtype="bfloat16")
+    found = estimate(in_memory(tensors, a=dict(tensors)), pool=(2, 1), dtype="bfloat16")
     assert found.disk_bytes_per_export == 10 * 2 + 2 * 8
     # two maps of 56 bytes, and per worker a model and a byte of marks for each of the ten floats
     assert found.memory_bytes == 2 * 56 + 2 * (36 + 10)
@@ -296,5 +296,5 @@ def test_estimate_by_hand() -> None:
 
 def test_operators_that_take_whole_tensors_need_copies() -> None:
     tensors = {"w": torch.ones(10)}
-    found = estimate(in_memory(tensors, a=dict(tensors)), 1, "float32", ["ties", "sce"])
-    assert found.memory_bytes == 2 * 40 + 40 + 10 * 4 * (1 + 5)
+    found = estimate(in_memory(tensors, a=dict(tensors)), (1, 3), "float32", ["ties", "sce"])
+    assert found.memory_bytes == 2 * 40 + 40 + 3 * 10 * 4 * (1 + 5)

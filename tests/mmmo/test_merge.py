@@ -197,6 +197,20 @@ def test_wrong_arguments(arguments: list[str], expected: str, command_line: Comm
     assert not Path("out").exists()
 
 
+@pytest.mark.parametrize("method", ["ties", "dare_ties", "task_arithmetic"])
+def test_a_source_that_is_not_finite(method: str, command_line: CommandLine) -> None:
+    tensors = load_file("b/model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    tensors[name][0, 0] = float("nan")
+    Path("b").unlink()
+    tiny_llama(Path("b"), 0)
+    save_file(tensors, "b/model.safetensors", {"format": "pt"})
+    Path("bad.yml").write_text(TIES.replace("dare_ties", method))
+    found = command_line.complaint("merge", "bad.yml", "out")
+    assert f"or the base has weights that are not finite in {name}" in found
+    assert not Path("out").exists()
+
+
 def test_models_that_do_not_fit(command_line: CommandLine) -> None:
     tiny_llama(Path("deep"), 0, layers=3)
     Path("bad.yml").write_text(TIES.replace("model: b,", "model: deep,"))
