@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -279,14 +280,18 @@ def _print_json(document: Any) -> None:
     print(json.dumps(document, indent=2, allow_nan=False))
 
 
-def _warn(warnings: list[str]) -> None:
-    for warning in warnings:
+def _warn(lines: list[str]) -> None:
+    for warning in lines:
         print(f"warning: {warning}", file=sys.stderr)
 
 
 def main() -> None:
     """Run a verb; turn every error that a user can cause into one line and an exit code."""
     sys.path.append(os.getcwd())  # where a user's own `module:Class` may lie
+    # One line for what is not as it should be, without the line of code that noticed.
+    warnings.formatwarning = lambda message, category, filename, lineno, line=None: (
+        f"warning: {message}\n"
+    )
     try:
         code = app(prog_name="mmmo", standalone_mode=False)
     except MmmoError as error:

@@ -161,10 +161,13 @@ class _Export:
     def _fill(self, folder: Path, trial: Trial) -> None:
         from evaluators.merging.blocks import Blocks
         from evaluators.merging.mergekit import differences, to_mergekit
-        from evaluators.merging.stored import stored_digest
+        from evaluators.merging.stored import SourceError, stored_digest
 
         recipe, tokenizer = trial.recipe, self._history.config.sources.tokenizer
-        write_model(self._sources, recipe, folder, self._shard_size_bytes)
+        try:
+            write_model(self._sources, recipe, folder, self._shard_size_bytes)
+        except SourceError as error:
+            raise UserError(str(error)) from None
         if stored_digest(folder) != trial.digest:
             raise Fault(
                 f"trial {trial.number}: the weights to export are not those that were scored",

@@ -317,3 +317,16 @@ def test_help_is_quick() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_a_compiler_that_fails_is_one_line(command_line: CommandLine) -> None:
+    compiler = Path("cxx")
+    compiler.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\necho no >&2\nexit 1\n')
+    compiler.chmod(0o755)
+    settings = {**os.environ, **SETTINGS, "CXX": str(compiler.absolute())}
+    command = [*MMMO, "merge", "config.yml", "out"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=settings)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("merging: ")]
+    assert done.returncode == 0
+    assert len(lines) == len(set(lines)) >= 1
+    assert all(line.startswith("warning: no compiled kernel, merging is slow: ") for line in lines)
