@@ -36,6 +36,12 @@ class Observations:
             inactive coordinates to one half); the identity for a plain space. Applied by the
             strategy to whatever it returns.
         names: the d coordinates' names, for diagnostics.
+        share: `n` shares in (0, 1] of the items that the points have answered; None: all answered
+            all of them.
+        growing: rows of X that are being scored on more items now.
+        importance: `d` positive sizes of what each coordinate moves, of mean 1 (the norms of
+            task vectors per layer group); None: nothing is known.
+        merge_cost: what a merge costs, where scoring it on all items costs 1.
     """
 
     X: Tensor
@@ -49,6 +55,10 @@ class Observations:
     constraints: tuple[Tensor, Tensor] | None = None
     snap: Callable[[Tensor], Tensor] = lambda X: X
     names: tuple[str, ...] = ()
+    share: Tensor | None = None
+    growing: tuple[int, ...] = ()
+    importance: Tensor | None = None
+    merge_cost: float = 0.0
 
     @property
     def count(self) -> int:
@@ -65,10 +75,13 @@ class Proposal:
         diagnostics: one JSON-able dictionary per row. `origin` is always there: `anchor`, `sobol`,
             `acquisition`, `local` or `weak_to_strong`; as known also `acquisition` (log expected
             improvement), `parent_acquisition`, `information`, `reason` (why it is Sobol).
+        summary: what the strategy believes at this moment, JSON-able, as
+            `acquisition.diagnostics` describes it; empty where it has no model.
     """
 
     X: Tensor
     diagnostics: tuple[Mapping[str, Any], ...] = field(default=())
+    summary: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Strategy(Protocol):
