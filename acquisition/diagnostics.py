@@ -1,0 +1,159 @@
+"""Whether the surrogate can be trusted, and what it has learnt: figures for a person to read.
+
+Every figure describes the fitted model as the search used it, in standardised units, and costs no
+evaluation: leave-one-out predictions in closed form, their R² and calibration, and how much each
+coordinate moves an objective.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+import torch
+from botorch.models.gp_regression import SingleTaskGP
+from gpytorch.settings import skip_posterior_variances
+from linear_operator.utils.cholesky import psd_safe_cholesky
+from torch import Tensor
+
+from acquisition.space_filling import sobol_points
+from acquisition.strategy import Observations
+from acquisition.surrogates import RELATIVE_SPREAD, Surrogate
+
+Summary = dict[str, Any]
+"""JSON-able; see `summary`."""
+
+LEAST_OBSERVATIONS = 4
+"""With fewer, leave-one-out predictions say nothing."""
+
+BASE_POINTS = 256
+"""Points at which the importance moves every coordinate."""
+
+CENTRAL_50, CENTRAL_95 = 0.6744897501960817, 1.959963984540054
+"""Half-widths of the intervals that hold 50 % and 95 % of a standard normal variable."""
+
+
+def summary(surrogate: Surrogate, observations: Observations, gain: float | None) -> Summary:
+    """What a proposal's `summary` holds, JSON-able.
+
+    Args:
+        surrogate: fitted to these observations.
+        observations: their `names` name the coordinates, x0, x1, … where there are none.
+        gain: expected hypervolume gain of the best candidate as a share of the present
+            hypervolume; None where it is not known.
+
+    Returns:
+        `gain`, and `objectives`: per objective, in their order, `{"exact": True}` where it is
+        known and not modelled, or else `r2`, `coverage50`, `coverage95` and `rms_z` as
+        `calibration` gives them, and `importance`: name of a coordinate → its share.
+    """
+    names = observations.names or tuple(f"x{i}" for i in range(observations.X.shape[-1]))
+    described: list[dict[str, Any]] = []
+    for k in range(observations.Y.shape[-1]):
+        if k not in surrogate.modelled:
+            described.append({"exact": True})
+            continue
+        gp = cast(SingleTaskGP, surrogate.model.models[k])
+        shares = importance(partial(_mean, gp), len(names), observations.snap)
+        shared = dict(zip(names, shares.tolist(), strict=True))
+        described.append(_calibration_of(gp) | {"importance": shared})
+    return {"objectives": described, "gain": gain}
+
+
+def leave_one_out(covariance: Tensor, residuals: Tensor) -> tuple[Tensor, Tensor]:
+    """Predict each observation of a Gaussian process from all the others.
+
+    Rasmussen & Williams (2006), Gaussian Processes for Machine Learning, equation 5.12: with
+    covariance K and r = y − m, leaving i out predicts y_i − [K⁻¹ r]_i / [K⁻¹]_ii with variance
+    1 / [K⁻¹]_ii. Hyperparameters stay what all observations made them.
+
+    Args:
+        covariance: `n x n` covariance of the observations, their noise on the diagonal included.
+        residuals: `n` observations minus prior means.
+
+    Returns:
+        `n` errors, observed minus predicted, and `n` variances of them: a new measurement's, with
+        its noise.
+
+    Raises:
+        NotPSDError: the covariance is not positive definite.
+    """
+    factor = psd_safe_cholesky(covariance)
+    precision = torch.cholesky_inverse(factor)
+    variances = 1.0 / precision.diagonal()
+    return (precision @ residuals) * variances, variances
+
+
+def calibration(observed: Tensor, errors: Tensor, variances: Tensor) -> dict[str, float | None]:
+    """Judge leave-one-out predictions.
+
+    Args:
+        observed: `n` standardised values.
+        errors: `n`, observed minus predicted.
+        variances: `n` predicted variances of the errors.
+
+    Returns:
+        `r2`: 1 − Σ error² / Σ (observed − mean)², below 0 where the mean of all would be the
+        better prediction. With z = error / standard deviation: `coverage50` and `coverage95`, the
+        shares of |z| within the central 50 % and 95 % of a normal distribution, and `rms_z`, the
+        root mean square of z: 1 is calibrated, above it the model is too sure. All None for fewer
+        than four or for equal observations.
+    """
+    if len(observed) < LEAST_OBSERVATIONS or observed.std() <= RELATIVE_SPREAD:
+        return dict.fromkeys(("r2", "coverage50", "coverage95", "rms_z"))
+    spread = (observed - observed.mean()).square().sum()
+    z = errors / variances.sqrt()
+    return {
+        "r2": float(1 - errors.square().sum() / spread),
+        "coverage50": float((z.abs() <= CENTRAL_50).double().mean()),
+        "coverage95": float((z.abs() <= CENTRAL_95).double().mean()),
+        "rms_z": float(z.square().mean().sqrt()),
+    }
+
+
+def importance(
+    function: Callable[[Tensor], Tensor], d: int, snap: Callable[[Tensor], Tensor] = lambda X: X
+) -> Tensor:
+    """How much each coordinate moves a function over the unit cube.
+
+    Total Sobol' indices, divided by their sum. A coordinate's total index is the part of the
+    variance that remains when all others are known: its main effect and all its interactions.
+    Estimated as Σ_j (f(A_j) − f(A_j with coordinate i of B_j))², A and B the halves of one Sobol
+    design of 2d coordinates: Jansen (1999), doi 10.1016/S0010-4655(98)00154-4; Saltelli et al.
+    (2010), doi 10.1016/j.cpc.2009.09.018, table 2 (f). The factor 1 / (2 N Var f) falls out.
+
+    Args:
+        function: `... x d` points → `...` values.
+        d: number of coordinates, at least 1.
+        snap: maps points to those that would be evaluated, so that a choice moves as a whole.
+
+    Returns:
+        `d` shares that sum to 1, or all 0 where nothing moves the function.
+    """
+    A, B = sobol_points(2 * d, BASE_POINTS, seed=0).tensor_split(2, dim=-1)
+    start = function(snap(A))
+    moved = torch.empty_like(A[0])
+    for i in range(d):
+        X = A.clone()
+        X[:, i] = B[:, i]
+        moved[i] = (function(snap(X)) - start).square().sum()
+    total = moved.sum()
+    return moved / total if total > 0 else moved
+
+
+def _calibration_of(gp: SingleTaskGP) -> dict[str, float | None]:
+    """Leave-one-out calibration of a fitted process, whatever its kernel and noise."""
+    (X,), observed = gp.train_inputs, gp.train_targets
+    with torch.no_grad():
+        prior = gp.forward(X)
+        covariance = gp.likelihood(prior).covariance_matrix
+        errors, variances = leave_one_out(covariance, observed - prior.mean)
+    return calibration(observed, errors, variances)
+
+
+def _mean(gp: SingleTaskGP, X: Tensor) -> Tensor:
+    """Posterior means at `b x d` points, `b`."""
+    with torch.no_grad(), skip_posterior_variances():
+        mean: Tensor = gp.posterior(X).mean.squeeze(-1)
+    return mean
