@@ -1,9 +1,9 @@
 """Expected hypervolume improvement: reference point, acquisition function, its optimisation.
 
-One objective is handled by qLogNEI, two to four by qLogNEHVI (or qLogEHVI on the front of posterior
-means), five and more by qLogNParEGO with a fresh weight per candidate, because exact boxes grow too
-many (Daulton et al. 2020, 2021; Ament et al. 2023; Knowles 2006). Everything is in the
-surrogate's standardised units.
+Up to four objectives are handled in closed form (`acquisition.sampled_front`), five and more by
+BoTorch's qLogNParEGO with a fresh weight per candidate, because exact boxes grow too many
+(Daulton et al. 2020, 2021; Ament et al. 2023; Knowles 2006). Everything is in the surrogate's
+standardised units.
 
 A point without a score (pending, failed, or chosen earlier in the same batch) joins the baseline:
 the surrogate imagines its outcome, and only what a candidate adds beyond it counts.
@@ -14,45 +14,34 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
 import torch
-from botorch.acquisition.acquisition import AcquisitionFunction
-from botorch.acquisition.logei import qLogNoisyExpectedImprovement
 from botorch.acquisition.multi_objective import logei
 from botorch.acquisition.multi_objective.parego import qLogNParEGO
-from botorch.acquisition.multi_objective.utils import prune_inferior_points_multi_objective
-from botorch.acquisition.utils import prune_inferior_points
 from botorch.exceptions.warnings import BadInitialCandidatesWarning, OptimizationWarning
 from botorch.generation.gen import gen_candidates_scipy
 from botorch.optim.initializers import initialize_q_batch
-from botorch.sampling.base import MCSampler
 from botorch.sampling.get_sampler import get_sampler
 from botorch.settings import validate_input_scaling
-from botorch.utils.multi_objective.box_decompositions import FastNondominatedPartitioning
 from botorch.utils.multi_objective.pareto import is_non_dominated
 from botorch.utils.sampling import draw_sobol_samples
 from linear_operator.utils.warnings import NumericalWarning
 from torch import Tensor
 
+from acquisition.boxes import MOST_OBJECTIVES
+from acquisition.sampled_front import SampledFront
 from acquisition.surrogates import Surrogate
 
 Criterion = Literal["qlognehvi", "qlogehvi"]
 
-# Light settings: on merging-like problems heavier ones brought nothing measurable.
 RESTARTS = 4
 RAW_SAMPLES = 128
 MAX_ITERATIONS = 50
-MC_SAMPLES = 32
-MC_SAMPLES_MANY = 16  # from three objectives on: a box decomposition each, in Python
 RUNNERS_UP = 16
-PRUNING_SAMPLES = 256
-MAX_BASELINE = 48
-MOST_EXACT_OBJECTIVES = 4
-COARSENESS = {4: 0.01}
-"""Objectives → share of the hypervolume that a box may be wrong by; exact elsewhere. Exact boxes of
-four objectives took twice the time of everything else together."""
+MC_SAMPLES = 16
+"""Samples of the scalarised acquisition."""
 
 NADIR_MARGIN = 0.1
 WORST_VALUE = -1e12
@@ -135,13 +124,14 @@ def released_reference(Y: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Target:
-    """What an acquisition function is built from, all in standardised units.
+    """What candidates are chosen for, all in standardised units.
 
     Attributes:
         surrogate: the fitted models.
         X: `n x d` evaluated points.
         reference: `m` reference point.
-        constraints: `(A, b)`, feasible where A z >= b, or None.
+        constraints: `(A, b)`, feasible where A z >= b, or None; each row bounds one objective from
+            below.
         criterion: `qlognehvi` integrates over the noise of the front; `qlogehvi` takes the front of
             posterior means.
     """
@@ -152,83 +142,88 @@ class Target:
     constraints: tuple[Tensor, Tensor] | None
     criterion: Criterion = "qlognehvi"
 
-    def acquisition(self, unanswered: Tensor) -> AcquisitionFunction:
-        """Build the acquisition function of one candidate besides `unanswered` (`u x d`).
+    def gains(self, unanswered: Tensor) -> Gains:
+        """What one point would gain besides `unanswered` (`u x d`).
 
         Draws from torch's generator: call within `reproducible`.
         """
-        m = len(self.reference)
-        baseline = self._prune(torch.cat([self.X, unanswered]))
-        sampler = self._sampler()
-        model, limits = self.surrogate.model, _callables(self.constraints)
-        if m == 1:
-            return qLogNoisyExpectedImprovement(
-                model, baseline, sampler, constraints=limits, prune_baseline=False
-            )
-        if m > MOST_EXACT_OBJECTIVES:
-            # The weight is drawn here, anew for every candidate.
-            return qLogNParEGO(
-                model, baseline, sampler=sampler, constraints=limits, prune_baseline=True
-            )
-        if self.criterion == "qlogehvi":
-            return self._on_mean_front(baseline, sampler)
-        return logei.qLogNoisyExpectedHypervolumeImprovement(
-            model,
-            self.reference,
-            baseline,
-            sampler,
-            constraints=limits,
-            alpha=COARSENESS.get(m, 0.0),
-        )
+        if len(self.reference) > MOST_OBJECTIVES:
+            return Scalarised(self, unanswered)
+        integrates = self.criterion == "qlognehvi"
+        floor = floors(self.constraints, len(self.reference))
+        front = SampledFront.of(self.surrogate, self.X, self.reference, floor, integrates)
+        return front.with_points(unanswered)
 
-    def _prune(self, X: Tensor) -> Tensor:
-        """Keep the points that may be best, at most `MAX_BASELINE`: the cost is in their number."""
-        model, limits = self.surrogate.model, _callables(self.constraints)
-        share = min(1.0, MAX_BASELINE / len(X))
-        if 1 < len(self.reference) <= MOST_EXACT_OBJECTIVES:
-            return prune_inferior_points_multi_objective(
-                model, X, self.reference, None, limits, PRUNING_SAMPLES, share
-            )
-        if len(self.reference) == 1:
-            return prune_inferior_points(
-                model, X, constraints=limits, num_samples=PRUNING_SAMPLES, max_frac=share
-            )
-        return X
 
-    def _sampler(self) -> MCSampler:
-        # No seed argument: get_sampler would give it to every objective of a list, and their errors
-        # would move together. Drawn from the forked generator they are independent.
+class Gains(Protocol):
+    """The value of one more point, and how it changes when a point is chosen."""
+
+    def gain(self) -> Callable[[Tensor], Tensor]:
+        """The function to maximise: `c x 1 x d` → `c`, on a logarithmic scale."""
+        ...
+
+    def with_points(self, X: Tensor) -> Gains:
+        """Take `c x d` further points as chosen."""
+        ...
+
+
+@dataclass(frozen=True)
+class Scalarised:
+    """Five and more objectives: qLogNParEGO, its weight drawn anew for every candidate."""
+
+    target: Target
+    unanswered: Tensor
+
+    def gain(self) -> Callable[[Tensor], Tensor]:
+        """Draw a weight and build BoTorch's function for it."""
+        target = self.target
+        model, baseline = target.surrogate.model, torch.cat([target.X, self.unanswered])
         with torch.no_grad():
-            posterior = self.surrogate.model.posterior(self.X[:1])
-        samples = MC_SAMPLES if len(self.reference) < 3 else MC_SAMPLES_MANY
-        return get_sampler(posterior, torch.Size([samples]))  # type: ignore[arg-type]
-
-    def _on_mean_front(self, baseline: Tensor, sampler: MCSampler) -> AcquisitionFunction:
-        mean = self.surrogate.mean(baseline)
-        boxes = FastNondominatedPartitioning(self.reference, mean[feasible(mean, self.constraints)])
-        return logei.qLogExpectedHypervolumeImprovement(
-            self.surrogate.model,
-            self.reference,
-            boxes,  # type: ignore[arg-type]  # any box decomposition has the bounds it reads
-            sampler,
-            constraints=_callables(self.constraints),
+            posterior = model.posterior(target.X[:1])
+        # No seed: get_sampler would give it to every objective of a list, and their errors would
+        # move together. Drawn from the forked generator they are independent.
+        sampler = get_sampler(posterior, torch.Size([MC_SAMPLES]))
+        limits = _callables(target.constraints)
+        return qLogNParEGO(
+            model, baseline, sampler=sampler, constraints=limits, prune_baseline=True
         )
+
+    def with_points(self, X: Tensor) -> Scalarised:
+        """Take `c x d` further points as chosen."""
+        return replace(self, unanswered=torch.cat([self.unanswered, X]))
+
+
+def floors(constraints: tuple[Tensor, Tensor] | None, m: int) -> Tensor:
+    """The least feasible value of each objective, `m`; −∞ where nothing bounds it.
+
+    Raises:
+        ValueError: a row of the constraints that is no lower bound of one objective.
+    """
+    least = torch.full((m,), -torch.inf, dtype=torch.float64)
+    if constraints is None:
+        return least
+    for a, bound in zip(*constraints, strict=True):
+        if (a != 0).sum() != 1 or a.amax() <= 0:
+            raise ValueError(f"constraints: found the row {a.tolist()}, allowed: one positive entry")
+        k = int(a.argmax())
+        least[k] = torch.maximum(least[k], bound / a[k])
+    return least
 
 
 def maximise(
-    acquisition: AcquisitionFunction,
+    gain: Callable[[Tensor], Tensor],
     bounds: Tensor,
     extra_starts: Tensor,
     snap: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """Maximise over one point; return good snapped points in falling order of value.
+    """Maximise a gain over one point; return good snapped points in falling order of value.
 
     Sobol points and `extra_starts` compete for the starts of L-BFGS-B. Values are taken after
     snapping, so a choice is judged by what would be evaluated. Draws from torch's generator: call
     within `reproducible`.
 
     Args:
-        acquisition: of one point.
+        gain: `c x 1 x d` → `c`.
         bounds: `2 x d` box within the unit cube.
         extra_starts: `r x d` points, clipped to the box; r may be 0.
         snap: as in `Observations.snap`.
@@ -239,22 +234,22 @@ def maximise(
     raw = draw_sobol_samples(bounds, n=RAW_SAMPLES, q=1)
     extra = extra_starts.unsqueeze(1).clamp(bounds[0], bounds[1])
     raw = torch.cat([raw, extra])
-    values = _values(acquisition, raw)
+    values = _values(gain, raw)
     starts, _ = initialize_q_batch(raw, values, RESTARTS)
-    optima = _climb(acquisition, starts, bounds)
+    optima = _climb(gain, starts, bounds)
     runners_up = raw[values.topk(RUNNERS_UP).indices]
     finalists = snap(torch.cat([optima, runners_up]))
-    values = _values(acquisition, finalists)
+    values = _values(gain, finalists)
     order = torch.sort(values, descending=True, stable=True).indices
     return finalists[order].squeeze(1), values[order]
 
 
-def _climb(acquisition: AcquisitionFunction, starts: Tensor, bounds: Tensor) -> Tensor:
+def _climb(gain: Callable[[Tensor], Tensor], starts: Tensor, bounds: Tensor) -> Tensor:
     """Ascend by L-BFGS-B from `r x 1 x d` starts; a line search that ends at a kink is no news."""
     # BoTorch forces this warning past every filter, so it is recorded and the others passed on.
     with warnings.catch_warnings(record=True) as caught:
         optima, _ = gen_candidates_scipy(
-            starts, acquisition, bounds[0], bounds[1], options={"maxiter": MAX_ITERATIONS}
+            starts, gain, bounds[0], bounds[1], options={"maxiter": MAX_ITERATIONS}
         )
     for w in caught:
         if not issubclass(w.category, OptimizationWarning):
@@ -262,10 +257,10 @@ def _climb(acquisition: AcquisitionFunction, starts: Tensor, bounds: Tensor) -> 
     return optima
 
 
-def _values(acquisition: AcquisitionFunction, X: Tensor) -> Tensor:
+def _values(gain: Callable[[Tensor], Tensor], X: Tensor) -> Tensor:
     """Evaluate at `c x 1 x d`; a value that is no number is the worst, though NaN sorts first."""
     with torch.no_grad():
-        values: Tensor = acquisition(X)
+        values: Tensor = gain(X)
     return values.nan_to_num(nan=WORST_VALUE, posinf=WORST_VALUE, neginf=WORST_VALUE)
 
 

@@ -177,15 +177,16 @@ class _ModelSearch:
     def _candidates(self, draft: Draft, count: int) -> list[_Candidate]:
         """Maximise the acquisition `count` times, each point aware of the ones before it."""
         branch = draft.branch()
+        gains = self._target.gains(branch.unanswered)
         for _ in range(count):
-            acquisition = self._target.acquisition(branch.unanswered)
             bounds, origin = self._box(branch.position)
-            points, values = maximise(acquisition, bounds, self._extra_starts(), branch.snap)
+            points, values = maximise(gains.gain(), bounds, self._extra_starts(), branch.snap)
             if not any(
                 branch.offer(x, {"origin": origin, "acquisition": float(value)})
                 for x, value in zip(points, values, strict=True)
             ):
                 break
+            gains = gains.with_points(branch.rows[-1:])
         made = branch.proposal()
         return list(zip(made.X, made.diagnostics, strict=True))[len(draft) :]
 

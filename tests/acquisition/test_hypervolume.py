@@ -174,9 +174,9 @@ def test_a_point_without_a_score_takes_its_own_improvement_away(
     target = Target(surrogate, seen.X, reference, None, criterion)
     bounds = rows([0.0, 0.0], [1.0, 1.0])
     with reproducible(0):
-        best, values = maximise(target.acquisition(seen.X[:0]), bounds, seen.X[:0], lambda X: X)
+        best, values = maximise(target.gains(seen.X[:0]).gain(), bounds, seen.X[:0], lambda X: X)
     with reproducible(0), torch.no_grad():
-        after = target.acquisition(best[:1])(best[:1].unsqueeze(0))
+        after = target.gains(best[:1]).gain()(best[:1].unsqueeze(0))
     assert float(after) < float(values[0]) - 1  # log scale
 
 

@@ -1,0 +1,111 @@
+"""A fitted Gaussian process with its hyperparameters fixed: moments fast, and imagined outcomes.
+
+What a proposal asks of a process is always the same: the moments of a few candidates, given the
+measurements and given sampled outcomes of some points (the present front, whatever is pending). One
+inverse Cholesky factor that grows by those points answers it with two matrix products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from botorch.models.gp_regression import SingleTaskGP
+from linear_operator.utils.cholesky import psd_safe_cholesky
+from torch import Tensor
+
+LEAST_VARIANCE = 1e-9
+"""In squared standard deviations of the objective: below it a point is known."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """A Gaussian process that has seen measurements and, per sample, imagined outcomes.
+
+    Attributes:
+        kernel: `... a x d`, `... b x d` → `... a x b`.
+        mean: `... a x d` → `... a` prior means.
+        X: `r x d` points that it is conditioned on.
+        inverse: `r x r` inverse of the lower Cholesky factor of their covariance, noise included.
+        whitened: `s x r` deviations from the prior mean times that inverse, one row per sample.
+    """
+
+    kernel: Callable[[Tensor, Tensor], Tensor]
+    mean: Callable[[Tensor], Tensor]
+    X: Tensor
+    inverse: Tensor
+    whitened: Tensor
+
+    @classmethod
+    def of(cls, gp: SingleTaskGP) -> Process:
+        """Take a fitted process over; its parameters are not differentiated any more.
+
+        Raises:
+            NotPSDError, NanError: the covariance of the measurements has no Cholesky factor.
+        """
+        for parameter in gp.parameters():
+            parameter.requires_grad_(False)
+        X: Tensor = gp.train_inputs[0]
+        noise: Tensor = gp.likelihood.noise
+
+        def kernel(a: Tensor, b: Tensor) -> Tensor:
+            dense: Tensor = gp.covar_module(a, b).to_dense()
+            return dense
+
+        def mean(a: Tensor) -> Tensor:
+            value: Tensor = gp.mean_module(a)
+            return value
+
+        with torch.no_grad():
+            factor = psd_safe_cholesky(kernel(X, X) + torch.diag(noise.expand(len(X))))
+            inverse = _inverse(factor)
+            whitened = (gp.train_targets - mean(X)) @ inverse.T
+        return cls(kernel, mean, X, inverse, whitened.unsqueeze(0))
+
+    def moments(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """Means per sample and variances of single points: `c x d` → `c x s`, `c`."""
+        towards = self.kernel(X, self.X) @ self.inverse.T
+        mean = self.mean(X).unsqueeze(-1) + towards @ self.whitened.T
+        # Kernels need not be stationary: each point's own variance, as a batch of 1 x 1.
+        own = self.kernel(X.unsqueeze(-2), X.unsqueeze(-2)).reshape(len(X))
+        return mean, (own - towards.square().sum(-1)).clamp_min(LEAST_VARIANCE)
+
+    def joint(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """Means per sample and the covariance of points together: `c x d` → `c x s`, `c x c`."""
+        mean, covariance, _ = self._joint(X)
+        return mean, covariance
+
+    def imagined(self, X: Tensor, draws: Tensor) -> tuple[Process, Tensor]:
+        """Sample outcomes at `c x d` points without noise, and condition on them.
+
+        Args:
+            draws: `s x c` standard normal numbers; s samples grow out of one.
+
+        Returns:
+            the process given the outcomes, and the outcomes, `s x c`.
+        """
+        mean, covariance, towards = self._joint(X)
+        factor = psd_safe_cholesky(covariance + LEAST_VARIANCE * torch.eye(len(X)).to(X))
+        outcomes = mean.T + draws @ factor.T
+        below = _inverse(factor)
+        old = len(self.inverse)
+        inverse = X.new_zeros(old + len(X), old + len(X))
+        inverse[:old, :old] = self.inverse
+        inverse[old:, :old] = -below @ towards @ self.inverse
+        inverse[old:, old:] = below
+        whitened = torch.cat([self.whitened.expand(len(draws), -1), draws], dim=-1)
+        grown = Process(self.kernel, self.mean, torch.cat([self.X, X]), inverse, whitened)
+        return grown, outcomes
+
+    def _joint(self, X: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.no_grad():
+            towards = self.kernel(X, self.X) @ self.inverse.T
+            mean = self.mean(X).unsqueeze(-1) + towards @ self.whitened.T
+            covariance = self.kernel(X, X) - towards @ towards.T
+        return mean, covariance, towards
+
+
+def _inverse(factor: Tensor) -> Tensor:
+    identity = torch.eye(len(factor), dtype=factor.dtype)
+    return torch.linalg.solve_triangular(factor, identity, upper=False)
