@@ -1,15 +1,15 @@
 """Whether the surrogate can be trusted, and what it has learnt: figures for a person to read.
 
-Every figure describes the fitted model as the search used it, in standardised units, and costs no
+Every figure describes the fitted model as the search used it, in the model's units, and costs no
 evaluation: leave-one-out predictions in closed form, their R² and calibration, and how much each
-coordinate moves an objective.
+coordinate moves the posterior mean of an objective.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from botorch.models.gp_regression import SingleTaskGP
@@ -19,13 +19,18 @@ from torch import Tensor
 
 from acquisition.space_filling import sobol_points
 from acquisition.strategy import Observations
-from acquisition.surrogates import RELATIVE_SPREAD, Surrogate
+
+if TYPE_CHECKING:
+    from acquisition.surrogates import Surrogate
 
 Summary = dict[str, Any]
 """JSON-able; see `summary`."""
 
 LEAST_OBSERVATIONS = 4
 """With fewer, leave-one-out predictions say nothing."""
+
+EQUAL = 1e-9
+"""Standardised observations whose standard deviation is no larger are of a constant objective."""
 
 BASE_POINTS = 256
 """Points at which the importance moves every coordinate."""
@@ -44,9 +49,10 @@ def summary(surrogate: Surrogate, observations: Observations, gain: float | None
             hypervolume; None where it is not known.
 
     Returns:
-        `gain`, and `objectives`: per objective, in their order, `{"exact": True}` where it is
-        known and not modelled, or else `r2`, `coverage50`, `coverage95` and `rms_z` as
-        `calibration` gives them, and `importance`: name of a coordinate → its share.
+        `gain`, `observations` (how many) and `objectives`: for each, in their order,
+        `{"exact": True}` where it is known and not modelled, or else `r2`, `coverage50`,
+        `coverage95` and `rms_z` as `calibration` gives them, and `importance`: name of a
+        coordinate → its share.
     """
     names = observations.names or tuple(f"x{i}" for i in range(observations.X.shape[-1]))
     described: list[dict[str, Any]] = []
@@ -58,7 +64,7 @@ def summary(surrogate: Surrogate, observations: Observations, gain: float | None
         shares = importance(partial(_mean, gp), len(names), observations.snap)
         shared = dict(zip(names, shares.tolist(), strict=True))
         described.append(_calibration_of(gp) | {"importance": shared})
-    return {"objectives": described, "gain": gain}
+    return {"objectives": described, "observations": len(observations.X), "gain": gain}
 
 
 def leave_one_out(covariance: Tensor, residuals: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,7 +106,7 @@ def calibration(observed: Tensor, errors: Tensor, variances: Tensor) -> dict[str
         root mean square of z: 1 is calibrated, above it the model is too sure. All None for fewer
         than four or for equal observations.
     """
-    if len(observed) < LEAST_OBSERVATIONS or observed.std() <= RELATIVE_SPREAD:
+    if len(observed) < LEAST_OBSERVATIONS or observed.std() <= EQUAL:
         return dict.fromkeys(("r2", "coverage50", "coverage95", "rms_z"))
     spread = (observed - observed.mean()).square().sum()
     z = errors / variances.sqrt()

@@ -11,6 +11,7 @@ from html import escape
 from itertools import combinations
 from typing import Any
 
+from mmmo.beliefs import Belief
 from mmmo.held_out import HeldOut
 from mmmo.history import History
 from mmmo.records import Measurement, Objective, Trial
@@ -83,6 +84,30 @@ def hypervolume_figure(history: History) -> Figure | None:
         )
     layout = layout_of(_axis("completed trials"), _axis("hypervolume"))
     return {"title": "Hypervolume", "data": data, "layout": layout}
+
+
+def gain_figure(beliefs: Sequence[Belief]) -> Figure | None:
+    """What the best candidate was expected to add; the scale is logarithmic and shows no 0."""
+    known = [(belief["observations"], belief["gain"]) for belief in beliefs if belief["gain"]]
+    if not known:
+        return None
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": "expected gain",
+            "x": [scored for scored, _ in known],
+            "y": [100 * gain for _, gain in known],
+            "hovertemplate": "%{x} scored: %{y:.3g}%<extra></extra>",
+            "line": {"color": FRONT, "width": 2},
+            "marker": {"color": FRONT, "size": 5},
+        }
+    ]
+    layout = layout_of(
+        _axis("scored trials"),
+        _axis("expected gain (% of the hypervolume)") | {"type": "log"},
+    )
+    return {"title": "Expected gain of the next trial", "data": data, "layout": layout}
 
 
 def held_out_figures(history: History, held_out: Mapping[str, HeldOut]) -> list[Figure]:

@@ -179,7 +179,7 @@ def test_the_summary_names_what_each_objective_depends_on() -> None:
     surrogate = fit_surrogate(X, Y, observations.Yvar, observations.known)
     found = summary(surrogate, observations, 0.125)
     first, second = found["objectives"]
-    assert found["gain"] == 0.125
+    assert (found["gain"], found["observations"]) == (0.125, 25)
     assert second == {"exact": True}
     assert list(first["importance"]) == ["density", "method", "weight"]
     assert first["importance"]["weight"] > 0.98

@@ -10,7 +10,7 @@ import pytest
 from histories import Scribe, nll_of_40, right_of_40
 
 from mmmo.anchors import anchors
-from mmmo.figures import front_figures, held_out_figures, hypervolume_figure
+from mmmo.figures import front_figures, gain_figure, held_out_figures, hypervolume_figure
 from mmmo.held_out import HeldOut, held_out_scores
 from mmmo.parallel import parameter_figure
 from mmmo.records import Measurement, Objective, stored_score
@@ -80,6 +80,20 @@ def test_the_hypervolume_grows_and_is_compared(tmp_path: Path) -> None:
     assert drawn["all trials"]["y"] == pytest.approx([alone, alone, alone + 0.5 * 0.1])
     plain = drawn["sources and plain merges alone"]["y"]
     assert plain == pytest.approx([alone, alone])
+
+
+def test_the_expected_gain_is_drawn_where_it_is_known() -> None:
+    gains = {10: 0.25, 15: None, 20: 0.01, 25: 0.0}
+    figure = gain_figure([{"observations": n, "gain": gain} for n, gain in gains.items()])
+    assert figure is not None
+    drawn = traces(figure)["expected gain"]
+    assert (drawn["x"], drawn["y"]) == ([10, 20], [25.0, 1.0])
+    assert figure["layout"]["yaxis"]["type"] == "log"
+
+
+@pytest.mark.parametrize("beliefs", [[], [{"observations": 10, "gain": None}]])
+def test_an_unknown_gain_is_not_drawn(beliefs: list) -> None:
+    assert gain_figure(beliefs) is None
 
 
 def test_a_line_runs_through_parameters_and_objectives(tmp_path: Path) -> None:
