@@ -12,9 +12,9 @@ from math import sqrt
 from typing import Any
 
 from mmmo.page import Cell, table
-from mmmo.records import Objective
 
 Belief = Mapping[str, Any]
+"""Such a summary; empty where there is no model."""
 
 TOLERANCE = 0.25
 """A root mean square of z this far from 1 counts as calibrated, however many the observations."""
@@ -23,27 +23,26 @@ SHOWN, LEAST_SHARE = 3, 0.05
 """How many parameters are named in words, and what share one must have."""
 
 
-def belief_lines(beliefs: Sequence[Belief], objectives: Sequence[Objective]) -> list[str]:
-    """Say what the model knew last: a line, and one per objective; nothing without a model."""
-    if not beliefs:
+def belief_lines(belief: Belief, objectives: Sequence[str]) -> list[str]:
+    """Say what the model knows: a line, and one per objective; nothing without a model."""
+    if not belief:
         return []
-    belief = beliefs[-1]
-    width = max(len(o.name) for o in objectives)
+    width = max(map(len, objectives))
     return [
-        f"model of {belief['observations']} scored trials{_expected(belief['gain'])}",
+        f"  model, each of {belief['observations']} scored trials predicted from the others:",
         *(
-            f"  {o.name.ljust(width)}  {_words(known, belief['observations'])}"
-            for o, known in zip(objectives, belief["objectives"], strict=True)
+            f"    {name.ljust(width)}  {_words(known, belief['observations'])}"
+            for name, known in zip(objectives, belief["objectives"], strict=True)
         ),
     ]
 
 
-def belief_table(belief: Belief, objectives: Sequence[Objective]) -> str:
-    """Make the HTML table of one belief, a row per objective."""
+def belief_table(belief: Belief, objectives: Sequence[str]) -> str:
+    """Make the HTML table of what a model knows, a row per objective."""
     head = ["objective", "R²", "within 50%", "within 95%", "calibration", "depends on"]
     rows = [
-        [(escape(o.name), o.name), *_cells(known, belief["observations"])]
-        for o, known in zip(objectives, belief["objectives"], strict=True)
+        [(escape(name), name), *_cells(known, belief["observations"])]
+        for name, known in zip(objectives, belief["objectives"], strict=True)
     ]
     return table(head, rows)
 
@@ -68,12 +67,6 @@ def parameter_shares(importance: Mapping[str, float]) -> dict[str, float]:
     return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
 
-def _expected(gain: float | None) -> str:
-    if gain is None:
-        return ""
-    return f": the next is expected to add {100 * gain:.2g}% of the hypervolume"
-
-
 def _words(known: Mapping[str, Any], observations: int) -> str:
     """One objective in a line."""
     if known.get("exact"):
@@ -87,7 +80,10 @@ def _words(known: Mapping[str, Any], observations: int) -> str:
 def _main_shares(importance: Mapping[str, float]) -> str:
     shares = [*parameter_shares(importance).items()][:SHOWN]
     named = [f"{name} {share:.0%}" for name, share in shares if share >= LEAST_SHARE]
-    return ", ".join(named) or "nothing much"
+    (most, share), *_ = shares
+    if named or not share:
+        return ", ".join(named) or "nothing"
+    return f"many a little, most on {most} {share:.0%}"
 
 
 def _cells(known: Mapping[str, Any], observations: int) -> list[Cell]:
