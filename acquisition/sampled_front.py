@@ -63,7 +63,7 @@ class SampledFront:
         )
         empty = X.new_empty(SAMPLES if integrates else 1, 0, len(parts))
         front = cls(parts, empty, reference, floor, integrates)
-        return front.with_points(front._best(X))
+        return front.with_points(front._best(X) if integrates else X)
 
     def with_points(self, X: Tensor) -> SampledFront:
         """Imagine `c x d` further points. Draws from torch's generator."""
@@ -73,7 +73,7 @@ class SampledFront:
         draws = self._draws(len(self.outcomes), len(X))
         for part, numbers in zip(self.parts, draws, strict=True):
             if not isinstance(part, Process):
-                outcomes = part(X).expand(len(numbers), -1)
+                outcomes = part(X).detach().expand(len(numbers), -1)
             elif self.integrates:
                 part, outcomes = part.imagined(X, numbers)
             else:
