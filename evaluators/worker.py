@@ -14,11 +14,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from evaluators.benchmarks.benchmark import Benchmark, Score, Split, score
+from evaluators.benchmarks.benchmark import (
+    NOTHING,
+    Benchmark,
+    Outcomes,
+    Score,
+    Split,
+    order_of,
+    score,
+)
 from evaluators.recipe import DType, MergeRecipe, ModelRef, TokenizerSource
 
 if TYPE_CHECKING:
-    from evaluators.merging.engine import MergeEngine
+    from evaluators.merging.engine import MergeEngine, MergeReport
     from evaluators.models import LiveModel
 
 FailureKind = Literal[
@@ -29,6 +37,7 @@ FailureKind = Literal[
     "worker_lost",
     "loading_error",
     "benchmark_error",
+    "other_weights",
 ]
 
 RETRIED: dict[FailureKind, bool] = {
@@ -39,6 +48,7 @@ RETRIED: dict[FailureKind, bool] = {
     "worker_lost": True,  # killed from outside, most often
     "loading_error": True,  # the files may be back
     "benchmark_error": False,  # scoring is deterministic
+    "other_weights": False,  # merging is deterministic: something else changed
 }
 """Which kinds of failure are worth another attempt."""
 
@@ -65,13 +75,24 @@ class Workbench:
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """Merge this recipe and score it on these slices of the seeded orders."""
+    """Merge this recipe and score it on these slices of the seeded orders.
+
+    Attributes:
+        order: seed of an order of the candidate's own, whose slices `items` then are; None: the
+            seeded order of each benchmark.
+        known: benchmark → outcomes that these weights gave before, of the items before the slice;
+            scores answer for both.
+        digest: of the weights that gave `known`; any others are a failure.
+    """
 
     trial: int
     recipe: MergeRecipe
     items: Mapping[str, slice]
     split: Split = "search"
     attempt: int = 0
+    order: int | None = None
+    known: Mapping[str, Outcomes] = field(default_factory=dict)
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,6 +112,7 @@ class EvaluationResult:
         measures: facts of the merge, such as `delta_l1` (mean |delta| per parameter).
         timings: seconds per part: `load_s`, `merge_s`, and `<benchmark>_s`.
         digest: of the merged tensors, as `MergeEngine` defines it.
+        scored: items that this job scored, all benchmarks together; known ones do not count.
     """
 
     trial: int
@@ -100,6 +122,7 @@ class EvaluationResult:
     timings: Mapping[str, float] = field(default_factory=dict)
     digest: str = ""
     failure: Failure | None = None
+    scored: int = 0
 
 
 class Worker:
@@ -158,19 +181,32 @@ class Worker:
     ) -> EvaluationResult:
         with _timed(timings, "merge_s"):
             report = engine.merge_into(job.recipe, model.tensors)
-        if report.non_finite > 0:
-            failure = Failure(
-                "non_finite", f"{report.non_finite} of {report.parameters} merged weights"
-            )
+        if (failure := _unfit(job, report)) is not None:
             return EvaluationResult(
                 job.trial, job.attempt, timings=timings, digest=report.digest, failure=failure
             )
         scores = {}
-        for name, items in job.items.items():
+        for name in job.items:
             with _timed(timings, f"{name}_s"):
-                scores[name] = score(self._benchmarks[name], model, job.split, items)
-        measures = {"delta_l1": report.delta_l1}
-        return EvaluationResult(job.trial, job.attempt, scores, measures, timings, report.digest)
+                scores[name] = self._score(job, name, model)
+        known = sum(len(job.known.get(name, NOTHING)) for name in scores)
+        return EvaluationResult(
+            job.trial,
+            job.attempt,
+            scores,
+            {"delta_l1": report.delta_l1},
+            timings,
+            report.digest,
+            scored=sum(s.n for s in scores.values()) - known,
+        )
+
+    def _score(self, job: EvaluationJob, name: str, model: LiveModel) -> Score:
+        benchmark, items = self._benchmarks[name], job.items[name]
+        known = job.known.get(name, NOTHING)
+        if job.order is None:
+            return score(benchmark, model, job.split, items, known)
+        own = order_of(benchmark.size(job.split), job.order)[items]
+        return score(benchmark, model, job.split, own, known)
 
     def _open_engine(self) -> MergeEngine:
         from evaluators.merging.engine import MergeEngine
@@ -207,6 +243,17 @@ def _timed(timings: dict[str, float], part: str) -> Iterator[None]:
         yield
     finally:
         timings[part] = time.perf_counter() - begun
+
+
+def _unfit(job: EvaluationJob, report: MergeReport) -> Failure | None:
+    """Say why what was merged must not be scored."""
+    if report.non_finite > 0:
+        found = f"{report.non_finite} of {report.parameters} merged weights"
+        return Failure("non_finite", found)
+    if job.digest and job.digest != report.digest:
+        found = f"merged {report.digest[:12]}…, scored before {job.digest[:12]}…"
+        return Failure("other_weights", found)
+    return None
 
 
 def _failure(error: Exception, otherwise: FailureKind) -> Failure:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -20,17 +20,19 @@ from evaluators.pool import EvaluatorPool, open_pool
 from evaluators.worker import RETRIED, EvaluationJob, EvaluationResult
 from mmmo.config import CampaignConfig
 from mmmo.errors import Fault, Problems, UserError
+from mmmo.fidelity import Fidelity
 from mmmo.history import History
 from mmmo.interrupts import Interrupts
 from mmmo.leases import Lease
 from mmmo.preflight import Facts, Preflight, workbench
-from mmmo.records import Trial, answered, completed, proposed
+from mmmo.records import Trial, answered, completed, own_order, promoted, proposed
 from mmmo.space import SearchSpace
 from mmmo.store import NewEvent, Store
 from mmmo.terminal import tell
 
 if TYPE_CHECKING:
-    from mmmo.optimizer import Optimizer
+    from acquisition.allocation import Allocation
+    from mmmo.optimizer import Optimizer, Orders, PromotedTrial
 
 Watcher = Callable[[History], None]
 """Called after every change, to show progress."""
@@ -109,21 +111,25 @@ class Campaign:
         config: budget and pool of this session; everything else is as it was recorded.
         runs: folder for logs.
         facts: what a preflight of this process found; None to look again.
+        allocation: divides orders among new trials and promotions; what `search.items` says if
+            None.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         store: Store,
         config: CampaignConfig,
         runs: Path,
         watch: Watcher = lambda _: None,
         facts: Facts | None = None,
+        allocation: Allocation | None = None,
     ) -> None:
         self._store, self._config, self._watch, self._facts = store, config, watch, facts
-        self._folder = runs / config.name
+        self._folder, self._allocation = runs / config.name, allocation
         self._account = Account(config.pool.workers, time.perf_counter())
         self._running: set[int] = set()
         self._exhausted = False
+        self._confirmed = False
         self._unloadable = 0
         self._interrupts = Interrupts()
 
@@ -139,7 +145,7 @@ class Campaign:
         with ExitStack() as stack:
             self._lease: Lease = stack.enter_context(self._store.acquire(self._config.name))
             self._history = History(self._store, self._config.name)
-            if self._history.finished is not None and self._done():
+            if self._history.finished is not None and self._over() and not self._history.open:
                 return self._history
             self._verify_facts()
             self._begin_session()
@@ -186,65 +192,146 @@ class Campaign:
                 if self._pool.free == 0 or not self._dispatch(waiting):
                     return
             elif (q := self._wanted()) > 0:
-                self._propose(q)
+                self._plan(q)
+            elif self._over() and not (self._running or self._confirmed):
+                self._confirm()
             else:
                 return
 
     def _wanted(self) -> int:
-        """How many candidates to propose now."""
-        search = self._config.search
-        if self._spent() or (search.synchronous and self._running):
+        """How many orders to plan now."""
+        search, budget, trials = self._config.search, self._config.budget, self._history.trials
+        if self._over() or (search.synchronous and self._running):
             return 0
-        left = self._config.budget.trials - len(self._history.trials)
-        initial = search.initial - len(self._history.trials)
-        return min(left, initial if initial > 0 else search.batch)
+        initial = search.initial - len(trials)
+        q = initial if initial > 0 else search.batch
+        return q if budget.trials is None else min(q, budget.trials - len(trials))
 
     def _done(self) -> bool:
-        """Whether nothing is left to do; hours that are spent leave proposed trials undone."""
-        return self._late() or (not self._history.open and self._spent())
+        """Whether nothing is left to do; hours that are spent leave what was ordered undone."""
+        return self._late() or (not self._history.open and self._over() and self._confirmed)
 
-    def _spent(self) -> bool:
-        """Whether nothing more is proposed: no trials left, or nothing in the space to try."""
-        return self._exhausted or len(self._history.trials) >= self._config.budget.trials
+    def _over(self) -> bool:
+        """Whether the search is over: no trials, items or time left for it, too little to gain, or
+        nothing in the space to try.
+        """
+        trials, budget = self._history.trials, self._config.budget
+        spent = budget.trials is not None and len(trials) >= budget.trials
+        return self._exhausted or spent or self._poor() or self._late(search=True) or self._idle()
 
-    def _late(self) -> bool:
-        """Whether the hours of the budget are spent."""
-        hours = self._config.budget.hours
-        return hours is not None and self._history.active_seconds >= hours * 3600
+    def _poor(self) -> bool:
+        """Whether no new trial is affordable, if what confirms the front is kept."""
+        return self._left() < self._fidelity.start
 
-    def _propose(self, q: int) -> None:
-        """Propose q candidates and record them together, so that a resumed campaign sees all."""
+    def _left(self) -> float:
+        """Items that the search may still order."""
+        fidelity = self._fidelity
+        return fidelity.left(self._history.trials.values()) - fidelity.reserve
+
+    def _idle(self) -> bool:
+        """Whether two proposals in a row expected less gain than they must."""
+        least, last = self._config.budget.stop_when_gain_below, self._history.summaries[-2:]
+        gains = [summary.get("gain") for summary in last]
+        return (
+            least is not None
+            and len(gains) == 2
+            and all(g is not None and g < least for g in gains)
+        )
+
+    def _late(self, search: bool = False) -> bool:
+        """Whether the hours of the budget are spent, or those of the search, which leaves time to
+        confirm the front.
+        """
+        hours, trials = self._config.budget.hours, self._history.trials.values()
+        if hours is None:
+            return False
+        kept = self._fidelity.reserve_seconds(trials) if search else 0.0
+        return self._history.active_seconds >= hours * 3600 - kept
+
+    @property
+    def _fidelity(self) -> Fidelity:
+        sizes = {name: n["search"] for name, n in self._history.facts.items.items()}
+        return Fidelity(self._config, sizes)
+
+    def _plan(self, q: int) -> None:
+        """Order new trials and promotions, and record them together, so that a resumed campaign
+        sees all.
+        """
         began = time.perf_counter()
-        candidates = self._optimizer.propose(self._history.trials, q)
+        orders = self._optimizer.plan(self._history.trials, q, self._affordable)
         self._account.propose_s += time.perf_counter() - began
-        if not candidates:
+        if not orders.candidates and not orders.promoted:
             self._exhausted = True
             return
-        first = len(self._history.trials)
-        self._store.append_many(
-            self._lease,
-            [
-                (first + i, "proposed", proposed(c.x, self._space.decode(c.x), c.diagnostics))
-                for i, c in enumerate(candidates)
-            ],
-        )
+        self._store.append_many(self._lease, [*self._proposals(orders), *_promotions(orders)])
+        self._changed()
+
+    def _proposals(self, orders: Orders) -> Iterator[NewEvent]:
+        if orders.summary:
+            yield None, "modelled", orders.summary
+        own, seed = self._config.search.items.order == "own", self._config.seed
+        for number, c in enumerate(orders.candidates, start=len(self._history.trials)):
+            recipe = self._space.decode(c.x)
+            order = own_order(seed, recipe.key) if own else None
+            yield number, "proposed", proposed(c.x, recipe, c.diagnostics, orders.share, order)
+
+    def _affordable(
+        self, promoted: tuple[PromotedTrial, ...], q: int
+    ) -> tuple[tuple[PromotedTrial, ...], int]:
+        chosen, left = self._fidelity.affordable(promoted, self._history.trials, self._left())
+        return chosen, int(min(q, left // max(self._fidelity.start, 1)))
+
+    def _confirm(self) -> None:
+        """Order the front's trials that did not answer all items to be scored on all, as many as
+        are wanted and affordable; again and again, for the front may be another then.
+        """
+        history = self._history
+        count = self._config.search.items.confirm - len(history.confirming)
+        partial = any(t.share < 1 for t in history.completed)
+        chosen = self._optimizer.confirm(history.trials, count) if partial and count > 0 else ()
+        left = self._fidelity.left(history.trials.values())
+        chosen, _ = self._fidelity.affordable(chosen, history.trials, left)
+        if not chosen:
+            self._confirmed = True
+            return
+        events = [(p.number, "promoted", promoted(p.share, p.diagnostics, True)) for p in chosen]
+        self._store.append_many(self._lease, events)
         self._changed()
 
     def _dispatch(self, waiting: list[Trial]) -> bool:
-        """Start the first waiting trial that no running one will answer; False if there is none."""
+        """Start the first waiting trial that no running one will answer; False if there is none.
+
+        What is known of the same recipe is not scored again.
+        """
         running = {self._history.trials[n].key for n in self._running}
         trial = next((t for t in waiting if t.key not in running), None)
         if trial is None:
             return False
-        twin = next((t for t in self._history.completed if t.key == trial.key), None)
-        if twin is not None:
-            self._record(trial.number, "completed", answered(twin))
+        twins = [t for t in self._history.completed if t.key == trial.key]
+        known = max(twins, key=lambda t: t.share, default=None)
+        if known is not None and known.share >= trial.wanted:
+            self._record(trial.number, "grown" if trial.growth else "completed", answered(known))
             return True
         self._record(trial.number, "started", {})
         self._running.add(trial.number)
-        items = {name: slice(0, n["search"]) for name, n in self._history.facts.items.items()}
-        self._pool.submit(EvaluationJob(trial.number, trial.recipe, items, attempt=trial.attempts))
+        self._pool.submit(self._job(self._history.trials[trial.number], known))
         return True
+
+    def _job(self, trial: Trial, known: Trial | None) -> EvaluationJob:
+        """Score the items up to the wanted share that are not known."""
+        from evaluators.benchmarks.statistics import unpack
+
+        counts = self._fidelity.counts(trial.wanted)
+        outcomes = {n: unpack(m.outcomes) for n, m in (known.scores.items() if known else ())}
+        return EvaluationJob(
+            trial.number,
+            trial.recipe,
+            {name: slice(len(outcomes.get(name, ())), n) for name, n in counts.items()},
+            attempt=trial.attempts,
+            order=trial.order,
+            known=outcomes,
+            digest=known.digest if known else "",
+        )
 
     def _take(self, result: EvaluationResult) -> None:
         """Record a result; a failure of a kind that may pass is tried again.
@@ -266,9 +353,10 @@ class Campaign:
         if result.failure is None:
             payload = completed(result)
             self._account.work_s += sum(s for part, s in result.timings.items() if part != "load_s")
-            self._record(result.trial, "completed", payload)
+            grown = self._history.trials[result.trial].growth is not None
+            self._record(result.trial, "grown" if grown else "completed", payload)
             return
-        tried = self._history.trials[result.trial].failures
+        tried = self._history.trials[result.trial].tried
         again = RETRIED[result.failure.kind] and tried < self._config.pool.retries
         self._record(result.trial, "failed", {**asdict(result.failure), "final": not again})
 
@@ -337,4 +425,10 @@ class Campaign:
                 self._sources, merge.layer_groups, merge.filters, seed=seed, tables=self._tables
             )
             known = self._space.known_delta_l1(probe)
-        return Optimizer(self._config, self._space, self._history.objectives, known)
+        objectives = self._history.objectives
+        return Optimizer(self._config, self._space, objectives, known, self._allocation)
+
+
+def _promotions(orders: Orders) -> Iterator[NewEvent]:
+    for p in orders.promoted:
+        yield p.number, "promoted", promoted(p.share, p.diagnostics)

@@ -88,6 +88,7 @@ def launch(file: File, store: StoreUrl = None) -> None:
 def resume(
     name: Name,
     trials: Annotated[int | None, typer.Option(min=1, help="A new budget of trials.")] = None,
+    items: Annotated[int | None, typer.Option(min=1, help="A new budget of items.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Another number of workers.")] = None,
     store: StoreUrl = None,
 ) -> None:
@@ -96,7 +97,7 @@ def resume(
 
     opened = _store(store)
     config = History(opened, name).config
-    _run(opened, _changed(config, trials, workers))
+    _run(opened, _changed(config, trials, items, workers))
 
 
 @app.command()
@@ -242,10 +243,12 @@ def _history(name: str, url: str | None) -> History:
     return History(_store(url), name)
 
 
-def _changed(config: CampaignConfig, trials: int | None, workers: int | None) -> CampaignConfig:
+def _changed(
+    config: CampaignConfig, trials: int | None, items: int | None, workers: int | None
+) -> CampaignConfig:
     budget, pool = config.budget, config.pool
-    if trials is not None:
-        budget = budget.model_copy(update={"trials": trials})
+    limits = {"trials": trials, "items": items}
+    budget = budget.model_copy(update={k: n for k, n in limits.items() if n is not None})
     if workers is not None:
         if pool.executor == "inline" and workers != 1:
             raise UserError(f"--workers {workers}: the inline executor has one worker")

@@ -163,22 +163,79 @@ def _no_constraint(raw: Any) -> Any:
     raise ValueError(f'found {shown(raw)}, allowed: "objective >= number" or "objective <= number"')
 
 
+class ItemsConfig(Strict):
+    """How many items a trial begins with, and which trials are scored on more.
+
+    Attributes:
+        start: share of the search items of every benchmark that a new trial is scored on.
+        promote: `never`; `halving`: successive halving; `gain`: where it gains most per cost.
+        order: `shared`: all trials answer the same first items; `own`: each trial has an order of
+            its own, so that the errors of two trials are independent.
+        confirm: at most so many trials of the front are scored on all items before the end.
+    """
+
+    start: float = Field(1.0, gt=0, le=1)
+    promote: Literal["never", "halving", "gain"] = "never"
+    order: Literal["shared", "own"] = "shared"
+    confirm: int = Field(10, ge=0)
+
+
 class SearchConfig(Strict):
-    """Which strategy proposes, and how many candidates at once."""
+    """Which strategy proposes, how many candidates at once, and on how many items they begin."""
 
     strategy: str = "mm_mo"
     initial: int = Field(10, ge=1)
     batch: int = Field(5, ge=1)
     synchronous: bool = False
     """Wait for a whole batch before proposing the next; else refill a worker as it gets free."""
+    items: ItemsConfig = ItemsConfig()
     options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _without_whole_items(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what changes nothing: a campaign's identity stays what it always was."""
+        content: dict[str, Any] = dump(self)
+        if self.items == ItemsConfig():
+            del content["items"]
+        return content
+
+
+def _given(number: Any) -> Any:
+    if number is None:
+        raise ValueError("found None, allowed: an integer")
+    return number
 
 
 class BudgetConfig(Strict):
-    """The campaign ends when any limit is reached."""
+    """The campaign ends when any limit is reached.
 
-    trials: int = Field(30, ge=1)
+    Attributes:
+        trials: how many; 30 if neither items nor hours are given, else as many as these allow.
+        items: how many search items are scored in all, those of all benchmarks together.
+        hours: of all sessions.
+        stop_when_gain_below: a share of the hypervolume. The search ends when two proposals in a
+            row expected less of their best candidate.
+    """
+
+    trials: Annotated[int | None, BeforeValidator(_given)] = Field(None, ge=1)
+    items: Annotated[int | None, BeforeValidator(_given)] = Field(None, ge=1)
     hours: float | None = Field(None, gt=0)
+    stop_when_gain_below: float | None = Field(None, gt=0, lt=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _some_limit(cls, raw: Any) -> Any:
+        """Write 30 trials where the user gave no limit."""
+        limits = ("items", "hours")
+        if isinstance(raw, dict) and "trials" not in raw and not any(map(raw.get, limits)):
+            return {**raw, "trials": 30}
+        return raw
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the limits that are not set."""
+        content: dict[str, Any] = dump(self)
+        return {key: value for key, value in content.items() if value is not None}
 
 
 class PoolConfig(Strict):

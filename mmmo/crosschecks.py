@@ -39,12 +39,32 @@ def cross_checks(config: CampaignConfig) -> list[str]:
         if objective.benchmark is not None and objective.benchmark not in config.benchmarks:
             where = f"objectives.{name}.benchmark"
             problems.append(complaint(where, objective.benchmark, config.benchmarks))
+    problems += _item_problems(config)
     for name in _TIMED & set(config.benchmarks):
         problems.append(f"benchmarks.{name}: found a name that timings use, allowed: any other")
     for i, constraint in enumerate(config.constraints):
         if constraint.objective not in config.objectives:
             where = f"constraints.{i}"
             problems.append(complaint(where, constraint.objective, config.objectives))
+    return problems
+
+
+def _item_problems(config: CampaignConfig) -> list[str]:
+    """Keys that would do nothing."""
+    items, budget = config.search.items, config.budget
+    problems = []
+    if items.start == 1:
+        for key, found, allowed in (
+            ("promote", items.promote, "never"),
+            ("order", items.order, "shared"),
+        ):
+            if found != allowed:
+                problems.append(
+                    f"search.items.{key}: found {found!r}, allowed with start 1: {allowed}"
+                )
+    if not config.benchmarks and (items.start < 1 or budget.items is not None):
+        where = "search.items.start" if items.start < 1 else "budget.items"
+        problems.append(f"{where}: found no benchmark, allowed: only with items to score")
     return problems
 
 

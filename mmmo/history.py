@@ -15,11 +15,13 @@ from mmmo.config import BudgetConfig, CampaignConfig, PoolConfig
 from mmmo.errors import StoreError
 from mmmo.pareto import ParetoSet
 from mmmo.preflight import Facts
-from mmmo.records import OPEN, Objective, Trial, feasible, fold
+from mmmo.records import Objective, Trial, feasible, fold
 from mmmo.space import SearchSpace
 from mmmo.store import Event, Store
 
-_OF_THE_LOOP = frozenset({"proposed", "started", "completed", "failed", "finished", "paused"})
+_OF_THE_LOOP = frozenset(
+    {"proposed", "promoted", "started", "completed", "grown", "failed", "finished", "paused"}
+)
 """Events that show that the campaign's loop was running."""
 
 
@@ -28,6 +30,9 @@ class History:
 
     Attributes:
         trials: number → trial.
+        summaries: what the strategy believed at each proposal that it had a model for.
+        confirming: trials of the front that were ordered to be scored on all items since the
+            search proposed its last candidate.
         finished: summary of the *finished* event, or None.
         stop_requested: whether somebody asked to stop since the last session began.
 
@@ -40,6 +45,8 @@ class History:
         row = store.get(name)
         self.created_at, self.identity = row.created_at, row.config_digest
         self.trials: dict[int, Trial] = {}
+        self.summaries: list[Mapping[str, Any]] = []
+        self.confirming: set[int] = set()
         self.finished: Mapping[str, Any] | None = None
         self.stop_requested = False
         self._facts: Facts | None = None
@@ -96,13 +103,31 @@ class History:
 
     @property
     def open(self) -> list[Trial]:
-        """Trials that still need a worker, by number."""
-        return sorted((t for t in self.trials.values() if t.state in OPEN), key=lambda t: t.number)
+        """Trials that still need a worker, as ordered."""
+        waiting = [t for t in self.trials.values() if t.is_open]
+        return sorted(waiting, key=lambda t: (t.since, t.number))
+
+    @property
+    def summary(self) -> Mapping[str, Any]:
+        """What the strategy believed at its last proposal with a model; empty before."""
+        return self.summaries[-1] if self.summaries else {}
+
+    @property
+    def scored_items(self) -> int:
+        """How many items were scored for all trials and benchmarks together."""
+        return sum(t.scored for t in self.trials.values())
 
     @property
     def pareto(self) -> ParetoSet:
-        """The Pareto set of the completed trials that meet every constraint."""
-        done = [t for t in self.completed if feasible(t, self.objectives, self.config)]
+        """The Pareto set of the completed trials that meet every constraint.
+
+        Once the front is being confirmed or the campaign is finished, only trials that answered
+        all items are in it, if there is any.
+        """
+        found = self.completed
+        if self.confirming or self.finished is not None:
+            found = [t for t in found if t.share >= 1] or found
+        done = [t for t in found if feasible(t, self.objectives, self.config)]
         return ParetoSet(tuple(done), self.objectives)
 
     @property
@@ -155,6 +180,12 @@ class History:
             self.stop_requested = True
         elif event.kind == "finished":
             self.finished = event.payload
+        elif event.kind == "modelled":
+            self.summaries.append(event.payload)
+        elif event.kind == "proposed":
+            self.confirming.clear()
+        elif event.kind == "promoted" and event.payload["confirms"] and event.trial is not None:
+            self.confirming.add(event.trial)
         self._paused = event.kind == "paused" or (self._paused and event.kind not in _OF_THE_LOOP)
         if self._sessions and event.kind in _OF_THE_LOOP:
             self._sessions[-1][1] = event.at

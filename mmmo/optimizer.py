@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ax.api.client import Client
@@ -24,13 +24,14 @@ from ax.generation_strategy.external_generation_node import ExternalGenerationNo
 from ax.generation_strategy.generation_strategy import GenerationStrategy
 from ax.utils.common.logger import set_ax_logger_levels
 
-from acquisition.strategy import KnownObjective, Observations, Proposal, Strategy
+from acquisition.allocation import Allocation, Promotion
+from acquisition.strategy import KnownObjective, Observations
 from mmmo.anchors import anchors
 from mmmo.config import CampaignConfig, Constraint
 from mmmo.errors import Fault
 from mmmo.records import Objective, Trial, observations
 from mmmo.space import SearchSpace
-from mmmo.strategies import build_strategy
+from mmmo.strategies import build_allocation, build_strategy
 
 set_ax_logger_levels(logging.ERROR)
 
@@ -43,39 +44,71 @@ class Candidate:
     diagnostics: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class PromotedTrial:
+    """A trial to score on more items, up to this share of them."""
+
+    number: int
+    share: float
+    diagnostics: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What to do next.
+
+    Attributes:
+        candidates: new ones; their trial numbers follow those that there are.
+        share: of the items that they begin with.
+        summary: what the strategy believes; empty where it has no model.
+    """
+
+    candidates: tuple[Candidate, ...]
+    share: float
+    promoted: tuple[PromotedTrial, ...] = ()
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+
+Affordable = Callable[[tuple[PromotedTrial, ...], int], tuple[tuple[PromotedTrial, ...], int]]
+"""Promotions and a number of new candidates → as many of both as the budget allows."""
+
+
+def all_of(promoted: tuple[PromotedTrial, ...], q: int) -> tuple[tuple[PromotedTrial, ...], int]:
+    """What a budget without a limit allows."""
+    return promoted, q
+
+
 class StrategyNode(ExternalGenerationNode):
     """Hands the candidates of one proposal to Ax, one by one."""
 
-    def __init__(self, strategy: Strategy, seed: int) -> None:
+    def __init__(self) -> None:
         # The strategy never repeats a point, so Ax need not look for duplicates.
         super().__init__(name="strategy", should_deduplicate=False)
-        self._strategy, self._seed = strategy, seed
-        self._proposal: Proposal | None = None
+        self._rows: Sequence[Sequence[float]] = ()
         self._next = 0
 
-    def prepare(self, observed: Observations, q: int) -> Proposal:
-        """Ask the strategy for q candidates; Ax then draws them in order."""
-        self._proposal = self._strategy.propose(observed, q, self._seed)
-        self._next = 0
-        return self._proposal
+    def prepare(self, rows: Sequence[Sequence[float]]) -> None:
+        """Take what the strategy proposed; Ax then draws the rows in order."""
+        self._rows, self._next = rows, 0
 
     def update_generator_state(self, experiment: Experiment, data: Data) -> None:
         """Do nothing: strategies are stateless, `prepare` gave them everything."""
 
     def get_next_candidate(self, pending_parameters: list[TParameterization]) -> TParameterization:
         """The next row of the proposal as Ax parameters."""
-        if self._proposal is None or self._next >= len(self._proposal.X):
+        if self._next >= len(self._rows):
             raise Fault("Ax asked for more candidates than were proposed")
-        row = self._proposal.X[self._next].tolist()
+        row = self._rows[self._next]
         self._next += 1
         return {f"x{i}": value for i, value in enumerate(row)}
 
 
 class Optimizer:
-    """Proposes candidates for a campaign.
+    """Proposes candidates and promotions for a campaign.
 
     Args:
         delta_l1: the exact mean |delta| per parameter of points `... x d`, if it is known.
+        allocation: divides orders among both; what `search.items` says if None.
 
     Raises:
         UserError: `search.strategy` or `search.options` name something that does not exist.
@@ -87,20 +120,35 @@ class Optimizer:
         space: SearchSpace,
         objectives: Sequence[Objective],
         delta_l1: KnownObjective | None = None,
+        allocation: Allocation | None = None,
     ) -> None:
         self._config, self._space, self._objectives = config, space, tuple(objectives)
         self._known = [_signed(o, delta_l1) for o in objectives]
         self._anchors = list(anchors(space).values())
-        self._node = StrategyNode(build_strategy(config.search), config.seed)
+        self._strategy = build_strategy(config.search)
+        self._allocation = allocation or build_allocation(config.search)
+        self._node = StrategyNode()
         self._client = self._new_client()
         self._states: dict[int, str] = {}
+        self._shares: dict[int, float] = {}
 
-    def propose(self, trials: Mapping[int, Trial], q: int) -> list[Candidate]:
-        """The next candidates: q, or fewer where the space has no more; their trial numbers follow
-        those of `trials`.
-        """
+    def plan(self, trials: Mapping[int, Trial], q: int, affordable: Affordable = all_of) -> Orders:
+        """The next q orders; fewer where nothing is left to try, or not all are affordable."""
         self._follow(trials)
-        observed = observations(
+        observed = self._observe(trials)
+        plan = self._allocation.plan(self._strategy, observed, q, self._config.seed)
+        promoted, q = affordable(_numbered(plan.promotions, trials), len(plan.proposal.X))
+        diagnostics = plan.proposal.diagnostics[:q]
+        rows = self._draw(plan.proposal.X[:q].tolist(), first=len(trials))
+        candidates = tuple(Candidate(x, d) for x, d in zip(rows, diagnostics, strict=True))
+        return Orders(candidates, plan.share, promoted, plan.proposal.summary)
+
+    def confirm(self, trials: Mapping[int, Trial], count: int) -> tuple[PromotedTrial, ...]:
+        """Trials of the front to score on all items before the end, at most `count`."""
+        return _numbered(self._allocation.confirm(self._observe(trials), count), trials)
+
+    def _observe(self, trials: Mapping[int, Trial]) -> Observations:
+        return observations(
             [trials[n] for n in sorted(trials)],
             self._objectives,
             self._config,
@@ -108,18 +156,17 @@ class Optimizer:
             self._known,
             self._anchors,
         )
-        proposal = self._node.prepare(observed, q)
-        q = len(proposal.X)
-        drawn = self._client.get_next_trials(max_trials=q) if q else {}
-        expected = range(len(trials), len(trials) + q)
+
+    def _draw(self, rows: Sequence[Sequence[float]], first: int) -> list[tuple[float, ...]]:
+        """Pass points through Ax, which numbers them from `first`."""
+        self._node.prepare(rows)
+        drawn = self._client.get_next_trials(max_trials=len(rows)) if rows else {}
+        expected = range(first, first + len(rows))
         if sorted(drawn) != list(expected):
             raise Fault(f"Ax numbered its trials {sorted(drawn)}, expected {list(expected)}")
         self._states |= dict.fromkeys(expected, "running")
         columns = range(self._space.size)
-        return [
-            Candidate(tuple(float(drawn[n][f"x{i}"]) for i in columns), diagnostics)
-            for n, diagnostics in zip(sorted(drawn), proposal.diagnostics, strict=True)
-        ]
+        return [tuple(float(drawn[n][f"x{i}"]) for i in columns) for n in expected]
 
     def _new_client(self) -> Client:
         client = Client(random_seed=self._config.seed % 2**31)
@@ -161,17 +208,33 @@ class Optimizer:
             if number not in self._states:
                 self._client.attach_trial({f"x{i}": v for i, v in enumerate(trial.x)})
                 self._states[number] = "running"
-            if self._states[number] == "running" and trial.state == "completed":
-                measured = {
-                    _metric(i, o): (trial.objective(o).value, trial.objective(o).se)
-                    for i, o in enumerate(self._objectives)
-                }
-                self._client.complete_trial(number, raw_data=measured)
+            if trial.state == "completed" and self._shares.get(number) != trial.share:
+                self._attach_scores(trial)
             elif self._states[number] == "running" and trial.state == "failed":
                 self._client.mark_trial_failed(number)
             else:
                 continue
             self._states[number] = trial.state
+
+    def _attach_scores(self, trial: Trial) -> None:
+        """Give Ax the trial's scores, in place of those of fewer items."""
+        measured = {
+            _metric(i, o): (trial.objective(o).value, trial.objective(o).se)
+            for i, o in enumerate(self._objectives)
+        }
+        if trial.number in self._shares:
+            self._client.attach_data(trial.number, raw_data=measured)
+        else:
+            self._client.complete_trial(trial.number, raw_data=measured)
+        self._shares[trial.number] = trial.share
+
+
+def _numbered(
+    promotions: Sequence[Promotion], trials: Mapping[int, Trial]
+) -> tuple[PromotedTrial, ...]:
+    """Promotions of rows of the observations, which are the completed trials, as trials."""
+    rows = [n for n in sorted(trials) if trials[n].state == "completed"]
+    return tuple(PromotedTrial(rows[p.row], p.share, p.diagnostics) for p in promotions)
 
 
 def _metric(index: int, objective: Objective) -> str:

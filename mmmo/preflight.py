@@ -17,6 +17,7 @@ from evaluators.benchmarks.table import misfit, open_benchmark
 from evaluators.worker import Workbench
 from mmmo.config import CampaignConfig
 from mmmo.errors import Problems, StoreError
+from mmmo.fidelity import Fidelity
 from mmmo.records import Objective
 from mmmo.space import SearchSpace
 from mmmo.terminal import tell
@@ -78,6 +79,7 @@ class Preflight:
         if thorough:
             self._look_at_space()
             self._look_at_strategy()
+            self._look_at_items()
             self._look_at_store()
             self._look_at_device()
             self._look_at_sources()
@@ -147,6 +149,21 @@ class Preflight:
             build_strategy(self.config.search)
         except Problems as error:
             self.errors += error.problems
+
+    def _look_at_items(self) -> None:
+        """Say what a trial begins with, and whether the budget holds one."""
+        sizes = {name: b.size("search") for name, b in self._benchmarks.items()}
+        fidelity, start = Fidelity(self.config, sizes), self.config.search.items.start
+        if start < 1:
+            of = f"{fidelity.start} of {fidelity.items(1.0)} items"
+            self.notes.append(f"a trial begins on {of}; its share of each benchmark is {start:g}")
+        items = self.config.budget.items
+        if items is not None and items - fidelity.reserve < fidelity.start:
+            kept = f" and {fidelity.reserve} to confirm the front" if fidelity.reserve else ""
+            self.errors.append(
+                f"budget.items: found {items}, allowed: at least the {fidelity.start} items of one "
+                f"trial{kept}"
+            )
 
     def _look_at_store(self) -> None:
         """Read its URL; nothing is opened."""

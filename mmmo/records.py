@@ -6,13 +6,17 @@
 
 A trial is recorded as *proposed* before anything is dispatched. A process that dies leaves its
 trials *running*; whoever resumes treats them as proposed.
+
+A completed trial may be *promoted* to more items. It stays completed with the scores that it has,
+while its growth goes through the same states, until *grown* gives it better ones.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from evaluators.recipe import MergeRecipe
@@ -31,7 +35,9 @@ OPEN: frozenset[State] = frozenset({"proposed", "running"})
 
 @dataclass(frozen=True)
 class Measurement:
-    """A score as it is stored: value ± se from n items; `outcomes` as `statistics.pack` writes."""
+    """A score as it is stored: value ± se from n items; `outcomes` as `statistics.pack` writes,
+    in the order in which the trial answers items.
+    """
 
     value: float
     se: float
@@ -64,6 +70,25 @@ class Objective:
 
 
 @dataclass(frozen=True)
+class Growth:
+    """A promotion that is not done.
+
+    Attributes:
+        share: of the items, up to which the trial is to be scored.
+        state: `failed` for good: the trial keeps the scores that it has and is never promoted.
+        failures: how often it failed.
+        failure: kind and message of the last time.
+        confirms: whether it confirms the front at the end of a search.
+    """
+
+    share: float
+    state: State = "proposed"
+    failures: int = 0
+    failure: Mapping[str, str] | None = None
+    confirms: bool = False
+
+
+@dataclass(frozen=True)
 class Trial:
     """One candidate and everything known about it.
 
@@ -75,6 +100,13 @@ class Trial:
         digest: of the merged tensors that were scored.
         failure: kind and message, if it failed.
         answered_by: the trial of the same recipe whose scores these are, if it was not evaluated.
+        at: when it was completed, or failed.
+        share: of the search items, that its scores answer or, before there are any, are to answer.
+        order: seed of its own order of the items; None: the order that all share.
+        growth: a promotion that is not done, or failed.
+        scored: items that were scored for it, all benchmarks together.
+        merges: how often it was merged to be scored.
+        since: id of the event that last ordered work on it; orders are done in this order.
         origin: which part of the strategy proposed it.
     """
 
@@ -93,6 +125,12 @@ class Trial:
     failure: Mapping[str, str] | None = None
     answered_by: int | None = None
     at: float = 0.0
+    share: float = 1.0
+    order: int | None = None
+    growth: Growth | None = None
+    scored: int = 0
+    merges: int = 0
+    since: int = 0
 
     @property
     def origin(self) -> str:
@@ -103,6 +141,21 @@ class Trial:
     def seconds(self) -> float:
         """What merging and scoring took; loading a worker's sources is no part of it."""
         return sum(s for part, s in self.timings.items() if part != "load_s")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it needs a worker: to be scored, or to be scored on more items."""
+        return (self.growth.state if self.growth else self.state) in OPEN
+
+    @property
+    def wanted(self) -> float:
+        """The share of the items that it is to be scored on, or was."""
+        return self.growth.share if self.growth and self.is_open else self.share
+
+    @property
+    def tried(self) -> int:
+        """How often what was last ordered failed."""
+        return self.growth.failures if self.growth else self.failures
 
     def objective(self, objective: Objective) -> Measurement:
         """The measured value of an objective, in its own units."""
@@ -127,11 +180,17 @@ class Trial:
             "digest": self.digest,
             "attempts": self.attempts,
             "answered_by": self.answered_by,
+            "share": self.share,
+            "growth": asdict(self.growth) if self.growth else None,
         }
 
 
 def proposed(
-    x: Sequence[float], recipe: MergeRecipe, diagnostics: Mapping[str, Any]
+    x: Sequence[float],
+    recipe: MergeRecipe,
+    diagnostics: Mapping[str, Any],
+    share: float = 1.0,
+    order: int | None = None,
 ) -> dict[str, Any]:
     """Payload of a *proposed* event."""
     return {
@@ -139,16 +198,31 @@ def proposed(
         "key": recipe.key,
         "recipe": recipe.model_dump(mode="json"),
         "diagnostics": dict(diagnostics),
+        "share": share,
+        "order": order,
     }
 
 
+def own_order(seed: int, key: str) -> int:
+    """The seed of a recipe's own order of the items, in a campaign of that seed."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:8])
+
+
+def promoted(
+    share: float, diagnostics: Mapping[str, Any], confirms: bool = False
+) -> dict[str, Any]:
+    """Payload of a *promoted* event."""
+    return {"share": share, "diagnostics": dict(diagnostics), "confirms": confirms}
+
+
 def completed(result: EvaluationResult) -> dict[str, Any]:
-    """Payload of a *completed* event."""
+    """Payload of a *completed* or *grown* event: all scores, and how many items are new in them."""
     return {
         "scores": {name: stored_score(score) for name, score in result.scores.items()},
         "measures": dict(result.measures),
         "timings": dict(result.timings),
         "digest": result.digest,
+        "scored": result.scored,
     }
 
 
@@ -166,13 +240,15 @@ def stored_score(score: Score) -> dict[str, Any]:
 
 
 def answered(trial: Trial) -> dict[str, Any]:
-    """Payload of a *completed* event for a recipe that another trial already scored."""
+    """Payload of *completed* or *grown* for a recipe that another trial scored on as much."""
     return {
         "scores": {k: m.__dict__ for k, m in trial.scores.items()},
         "measures": dict(trial.measures),
         "timings": {},
         "digest": trial.digest,
         "answered_by": trial.number,
+        "share": trial.share,
+        "scored": 0,
     }
 
 
@@ -195,27 +271,60 @@ def _on_proposed(_: Trial | None, event: Event) -> Trial:
         recipe=MergeRecipe.model_validate(p["recipe"]),
         diagnostics=p["diagnostics"],
         at=event.at,
+        share=p.get("share", 1.0),
+        order=p.get("order"),
+        since=event.id,
     )
 
 
 def _on_started(trial: Trial | None, event: Event) -> Trial:
-    return replace(
-        _known(trial, event), state="running", attempts=_known(trial, event).attempts + 1
-    )
+    trial = replace(_known(trial, event), attempts=_known(trial, event).attempts + 1)
+    if trial.growth is not None:
+        return replace(trial, growth=replace(trial.growth, state="running"))
+    return replace(trial, state="running")
 
 
 def _on_completed(trial: Trial | None, event: Event) -> Trial:
-    p = event.payload
+    trial, p = _known(trial, event), event.payload
+    scores = {name: Measurement(**score) for name, score in p["scores"].items()}
+    answered_by = p.get("answered_by")
+    new = sum(m.n for m in scores.values()) if answered_by is None else 0
     return replace(
-        _known(trial, event),
+        trial,
         state="completed",
-        scores={name: Measurement(**score) for name, score in p["scores"].items()},
+        scores=scores,
         measures=p["measures"],
         timings=p["timings"],
         digest=p["digest"],
         failure=None,
-        answered_by=p.get("answered_by"),
+        answered_by=answered_by,
         at=event.at,
+        share=p.get("share", trial.share),
+        scored=p.get("scored", new),
+        merges=int(answered_by is None),
+    )
+
+
+def _on_promoted(trial: Trial | None, event: Event) -> Trial:
+    p = event.payload
+    growth = Growth(p["share"], confirms=p["confirms"])
+    return replace(_known(trial, event), growth=growth, since=event.id)
+
+
+def _on_grown(trial: Trial | None, event: Event) -> Trial:
+    """The scores are of all items that the trial has answered; timings are of the new ones."""
+    before, after = _known(trial, event), _on_completed(trial, event)
+    assert before.growth is not None
+    parts = dict.fromkeys([*before.timings, *after.timings])
+    return replace(
+        after,
+        timings={p: before.timings.get(p, 0.0) + after.timings.get(p, 0.0) for p in parts},
+        answered_by=before.answered_by if after.answered_by is None else after.answered_by,
+        at=before.at,
+        share=event.payload.get("share", before.growth.share),
+        growth=None,
+        scored=before.scored + after.scored,
+        merges=before.merges + after.merges,
     )
 
 
@@ -223,6 +332,11 @@ def _on_failed(trial: Trial | None, event: Event) -> Trial:
     trial, p = _known(trial, event), event.payload
     failure = {"kind": p["kind"], "message": p["message"], "detail": p["detail"]}
     state: State = "failed" if p["final"] else "proposed"
+    if (growth := trial.growth) is not None:
+        failures = growth.failures + 1
+        return replace(
+            trial, growth=replace(growth, state=state, failure=failure, failures=failures)
+        )
     return replace(trial, state=state, failure=failure, failures=trial.failures + 1, at=event.at)
 
 
@@ -236,6 +350,8 @@ _STEPS: Mapping[str, Callable[[Trial | None, Event], Trial]] = {
     "proposed": _on_proposed,
     "started": _on_started,
     "completed": _on_completed,
+    "promoted": _on_promoted,
+    "grown": _on_grown,
     "failed": _on_failed,
 }
 
@@ -250,6 +366,9 @@ def observations(  # noqa: PLR0913
 ) -> Observations:
     """Everything the acquisition needs, maximised, on one scale: an objective that is minimised
     changes its sign, and with it its reference point and its constraints.
+
+    A promoted trial that is not done is a point with the scores that it has; one whose promotion
+    failed for good counts as growing for ever.
     """
     import torch
 
@@ -261,7 +380,9 @@ def observations(  # noqa: PLR0913
     def points(*states: State) -> torch.Tensor:
         return rows([t.x for t in trials if t.state in states], space.size)
 
-    measured = [[t.objective(o) for o in objectives] for t in trials if t.state == "completed"]
+    scored = [t for t in trials if t.state == "completed"]
+    measured = [[t.objective(o) for o in objectives] for t in scored]
+    shares = torch.tensor([t.share for t in scored], dtype=torch.double)
     signs = torch.tensor([o.sign for o in objectives], dtype=torch.double)
     return Observations(
         X=points("completed"),
@@ -275,7 +396,31 @@ def observations(  # noqa: PLR0913
         constraints=_constraints(config, objectives),
         snap=space.snap,
         names=space.columns,
+        share=shares if (shares < 1).any() else None,
+        growing=tuple(row for row, t in enumerate(scored) if t.growth is not None),
+        merge_cost=merge_cost(scored),
     )
+
+
+def seconds_per_part(trials: Iterable[Trial]) -> tuple[float, float]:
+    """Mean seconds of a merge, and of scoring one on all items, as far as there were any."""
+    evaluated = [t for t in trials if t.merges]
+    merges, shares = sum(t.merges for t in evaluated), sum(t.share for t in evaluated)
+    merging = sum(t.timings.get("merge_s", 0.0) for t in evaluated)
+    if not evaluated:
+        return 0.0, 0.0
+    return merging / merges, (sum(t.seconds for t in evaluated) - merging) / shares
+
+
+def merge_cost(trials: Iterable[Trial]) -> float:
+    """What a merge costs, where scoring it on all items costs 1; 0 before anything is known.
+
+    It comes from the clock, which no two runs of a campaign agree on, so it is rounded to a power
+    of two: they then decide alike unless they differ much. What one run has recorded decides the
+    same when it is resumed.
+    """
+    merge_s, scoring_s = seconds_per_part(trials)
+    return 2.0 ** round(math.log2(merge_s / scoring_s)) if merge_s and scoring_s else 0.0
 
 
 def _reference(objectives: Sequence[Objective]) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from pkgutil import resolve_name
 
+from acquisition.allocation import Allocation
 from acquisition.strategy import STRATEGIES, Strategy, open_strategy
 from mmmo.complaints import unknown
 from mmmo.config import SearchConfig
@@ -31,6 +32,11 @@ def build_strategy(search: SearchConfig) -> Strategy:
         return open_strategy(search.strategy, {**design, **search.options})
     except (TypeError, ValueError) as error:
         raise Problems([f"search.options: {error}"]) from None
+
+
+def build_allocation(search: SearchConfig) -> Allocation:
+    """What divides orders among new points and promotions."""
+    return Allocation(start=search.items.start, promote=search.items.promote)
 
 
 def _options_of(strategy: str) -> list[str]:

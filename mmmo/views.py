@@ -20,6 +20,9 @@ def status_document(history: History) -> dict[str, Any]:
         "state": history.state,
         "trials": {s: states.count(s) for s in ("completed", "failed", "running", "proposed")},
         "budget": history.config.budget.model_dump(mode="json"),
+        "scored_items": history.scored_items,
+        "growing": [t.number for t in history.open if t.growth],
+        "gain": history.summary.get("gain"),
         "active_seconds": history.active_seconds,
         "objectives": [
             {"name": o.name, "goal": o.goal, "metric": o.metric}
@@ -40,11 +43,22 @@ def status_lines(document: dict[str, Any]) -> list[str]:
     counts = ", ".join(f"{n} {state}" for state, n in trials.items() if n)
     alone = document["hypervolume_of_anchors"]
     beside = f" (sources and plain merges alone: {alone:.6g})" if alone is not None else ""
+    gain = document["gain"]
+    expected = f"; next gain {gain:.2%}" if gain is not None else ""
     return [
-        f"{document['name']}: {document['state']}, {counts or 'no trials'} "
-        f"of {document['budget']['trials']}; front {len(document['front'])}, "
-        f"hypervolume {document['hypervolume']:.6g}{beside}; {document['active_seconds']:.0f} s"
+        f"{document['name']}: {document['state']}, {counts or 'no trials'}{_of(document)}; "
+        f"front {len(document['front'])}, hypervolume {document['hypervolume']:.6g}{beside}"
+        f"{expected}; {document['active_seconds']:.0f} s"
     ]
+
+
+def _of(document: dict[str, Any]) -> str:
+    """What the budget allows, and how many items of it are scored."""
+    budget = document["budget"]
+    trials = f" of {budget['trials']}" if "trials" in budget else ""
+    growing = f" ({len(document['growing'])} growing)" if document["growing"] else ""
+    items = f", {document['scored_items']} of {budget['items']} items" if "items" in budget else ""
+    return trials + growing + items
 
 
 def pareto_document(history: History) -> dict[str, Any]:
@@ -72,13 +86,16 @@ def trial_table(trials: Iterable[Trial], history: History) -> str:
     """One line per trial, columns aligned."""
     objectives = history.objectives
     front = {t.number for t in history.pareto.front}
-    head = ["trial", "state", "origin", "seconds", *(o.name for o in objectives), ""]
+    partial = any(t.share < 1 for t in history.trials.values())
+    share = ["items"] if partial else []
+    head = ["trial", "state", "origin", "seconds", *share, *(o.name for o in objectives), ""]
     rows = [
         [
             str(t.number),
             t.state,
             t.origin,
             f"{t.seconds:.2f}" if t.state == "completed" else "",
+            *([_share(t)] if partial else []),
             *(_cells(t, objectives)),
             "front" if t.number in front else (t.failure or {}).get("kind", ""),
         ]
@@ -109,6 +126,15 @@ def ending_lines(history: History) -> list[str]:
         )
         lines.append(f"next: mmmo export {history.name}; mmmo report {history.name}")
     return lines
+
+
+def _share(trial: Trial) -> str:
+    """The share of the items that is behind the scores, and the one they grow to."""
+    now = f"{trial.share:.0%}"
+    if trial.growth is None:
+        return now
+    failed = f": {trial.growth.failure['kind']}" if trial.growth.failure else ""
+    return f"{now} → {trial.growth.share:.0%}{failed}"
 
 
 def _cells(trial: Trial, objectives: Sequence[Objective]) -> list[str]:

@@ -7,6 +7,7 @@ item twice.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from dataclasses import dataclass
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 Split = Literal["search", "held_out"]
 Goal = Literal["maximize", "minimize"]
 Outcomes = NDArray[np.float32]
+Positions = slice | NDArray[np.intp]
+"""A slice of the seeded order, or single positions in it; what indexes an array."""
+
+NOTHING: Outcomes = np.empty(0, dtype=np.float32)
+"""What is known of a model that was never scored."""
 
 
 class BenchmarkError(Exception):
@@ -42,9 +48,9 @@ class Score:
     Attributes:
         value: in the metric's own units; finite.
         standard_error: of `value`, in the same units; positive.
-        n: number of items scored.
-        outcomes: one number per item, in the seeded order, float32.
-        seconds: wall time of the scoring.
+        n: number of items behind it.
+        outcomes: one number per item, in the order of the scoring, float32.
+        seconds: wall time of this scoring; what was known before took its own.
     """
 
     value: float
@@ -71,8 +77,8 @@ class Benchmark(Protocol):
         """Hash of the split's items in their order; the preflight and the store compare it."""
         ...
 
-    def outcomes(self, model: LiveModel, split: Split, items: slice) -> Outcomes:
-        """Score those items of the seeded order, one finite number each."""
+    def outcomes(self, model: LiveModel, split: Split, items: Positions) -> Outcomes:
+        """Score those items of the seeded order, one finite number each, in the order asked for."""
         ...
 
     def summary(self, outcomes: Outcomes) -> tuple[float, float]:
@@ -80,17 +86,56 @@ class Benchmark(Protocol):
         ...
 
 
-def score(benchmark: Benchmark, model: LiveModel, split: Split, items: slice) -> Score:
-    """Score a model on those items of the seeded order.
+def order_of(n: int, seed: int) -> NDArray[np.intp]:
+    """A permutation of the `n` positions of a seeded order: an order of a trial's own.
+
+    Like the seeded order itself it comes from hashes, so that it depends on no library's version.
+    """
+    places = [hashlib.sha256(b"%d:%d" % (seed, i)).digest() for i in range(n)]
+    return np.array(sorted(range(n), key=places.__getitem__), dtype=np.intp)
+
+
+def score(
+    benchmark: Benchmark,
+    model: LiveModel,
+    split: Split,
+    items: Positions,
+    known: Outcomes = NOTHING,
+) -> Score:
+    """Score a model on those items, and join them to what is known of the same model.
+
+    Args:
+        benchmark: that scores.
+        model: to be scored.
+        split: whose items.
+        items: of the seeded order, none of them among the known; may be empty if any is known.
+        known: outcomes of the items that the same model answered before.
 
     Raises:
-        BenchmarkError: the slice holds no item, or an outcome or the value is not finite.
+        BenchmarkError: there is no item, or an outcome or the value is not finite.
     """
     started = time.perf_counter()
-    numbers = range(*items.indices(benchmark.size(split)))
-    if not numbers:
+    numbers = np.arange(benchmark.size(split))[items]
+    if not len(numbers) + len(known):
         held = f"{benchmark.size(split)} {split} items"
-        raise BenchmarkError(f"no item from {items.start} to {items.stop}: there are {held}")
+        raise BenchmarkError(f"no item to score: there are {held}")
+    new = _outcomes(benchmark, model, split, items, numbers) if len(numbers) else NOTHING
+    outcomes = np.concatenate([known, new])
+    value, standard_error = benchmark.summary(outcomes)
+    if not (math.isfinite(value) and math.isfinite(standard_error)):
+        raise BenchmarkError(f"{benchmark.metric.name} of {len(outcomes)} items is {value}")
+    seconds = time.perf_counter() - started
+    return Score(value, standard_error, len(outcomes), outcomes, split, seconds)
+
+
+def _outcomes(
+    benchmark: Benchmark,
+    model: LiveModel,
+    split: Split,
+    items: Positions,
+    numbers: NDArray[np.intp],
+) -> Outcomes:
+    """One finite number for each of these items, or an error that names the first without."""
     outcomes = np.asarray(benchmark.outcomes(model, split, items), dtype=np.float32)
     if outcomes.shape != (len(numbers),):
         raise BenchmarkError(f"{outcomes.shape} outcomes of {len(numbers)} items")
@@ -98,8 +143,4 @@ def score(benchmark: Benchmark, model: LiveModel, split: Split, items: slice) ->
     if len(wrong):
         first = f"{split} item {numbers[wrong[0]]}"
         raise BenchmarkError(f"{first}: outcome {outcomes[wrong[0]]} ({len(wrong)} not finite)")
-    value, standard_error = benchmark.summary(outcomes)
-    if not (math.isfinite(value) and math.isfinite(standard_error)):
-        raise BenchmarkError(f"{benchmark.metric.name} of {len(outcomes)} items is {value}")
-    seconds = time.perf_counter() - started
-    return Score(value, standard_error, len(outcomes), outcomes, split, seconds)
+    return outcomes

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import model_validator
 
-from evaluators.benchmarks.benchmark import BenchmarkError, Metric, Outcomes, Split
+from evaluators.benchmarks.benchmark import BenchmarkError, Metric, Outcomes, Positions, Split
 from evaluators.benchmarks.data import Column, DataOptions, index, numbers, text
 from evaluators.benchmarks.from_data import FromData
 from evaluators.benchmarks.rows import DataError
@@ -63,7 +63,7 @@ class Classification(FromData):
         self._pixels = options.pixels is not None
         self._head = None if options.head is None else _read_head(options.head)
 
-    def outcomes(self, model: LiveModel, split: Split, items: slice) -> Outcomes:
+    def outcomes(self, model: LiveModel, split: Split, items: Positions) -> Outcomes:
         """1 where the label's logit is the largest, 0 elsewhere; of equals the first.
 
         Raises:

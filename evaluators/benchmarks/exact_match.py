@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from evaluators.benchmarks.benchmark import Metric, Outcomes, Split
+from evaluators.benchmarks.benchmark import Metric, Outcomes, Positions, Split
 from evaluators.benchmarks.data import Column, DataOptions, text
 from evaluators.benchmarks.from_data import FromData
 from evaluators.benchmarks.statistics import proportion
@@ -80,7 +80,7 @@ class ExactMatch(FromData):
         columns = [Column(options.prompt, text), Column(options.answer, self._answer, False)]
         super().__init__(options, columns)
 
-    def outcomes(self, model: LiveModel, split: Split, items: slice) -> Outcomes:
+    def outcomes(self, model: LiveModel, split: Split, items: Positions) -> Outcomes:
         """1 where the model writes the answer, 0 elsewhere."""
         rows = self.rows(split, items)
         if self._options.forced:

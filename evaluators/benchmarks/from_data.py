@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evaluators.benchmarks.benchmark import Split
+from evaluators.benchmarks.benchmark import Positions, Split
 from evaluators.benchmarks.data import Check, Column, DataOptions, Row, accept, open_items
 
 
@@ -24,6 +24,7 @@ class FromData:
         """Hash of the split's items, answers included, in their order."""
         return self._items.fingerprint(split)
 
-    def rows(self, split: Split, items: slice) -> tuple[Row, ...]:
+    def rows(self, split: Split, items: Positions) -> tuple[Row, ...]:
         """Those items of the seeded order."""
-        return self._items.of(split)[items]
+        rows = self._items.of(split)
+        return rows[items] if isinstance(items, slice) else tuple(rows[i] for i in items)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 from pydantic import model_validator
 
-from evaluators.benchmarks.benchmark import Metric, Outcomes, Split
+from evaluators.benchmarks.benchmark import Metric, Outcomes, Positions, Split
 from evaluators.benchmarks.data import Column, DataOptions, text
 from evaluators.benchmarks.from_data import FromData
 from evaluators.benchmarks.statistics import exponential, mean
@@ -55,7 +55,7 @@ class NLL(FromData):
         fields = [options.text] if options.on == "text" else [options.prompt, options.answer]
         super().__init__(options, [Column(field, text) for field in fields])
 
-    def outcomes(self, model: LiveModel, split: Split, items: slice) -> Outcomes:
+    def outcomes(self, model: LiveModel, split: Split, items: Positions) -> Outcomes:
         """Mean nats per token of each item."""
         pairs = [("", *row) if len(row) == 1 else row for row in self.rows(split, items)]
         found = model.log_likelihoods(pairs)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from evaluators.benchmarks.benchmark import Metric, Outcomes, Split
+from evaluators.benchmarks.benchmark import Metric, Outcomes, Positions, Split
 from evaluators.benchmarks.data import Column, DataOptions, Row, index, text, texts
 from evaluators.benchmarks.from_data import FromData
 from evaluators.benchmarks.statistics import proportion
@@ -49,7 +49,7 @@ class MultipleChoice(FromData):
         ]
         super().__init__(options, columns, _answer_is_a_choice)
 
-    def outcomes(self, model: LiveModel, split: Split, items: slice) -> Outcomes:
+    def outcomes(self, model: LiveModel, split: Split, items: Positions) -> Outcomes:
         """1 where the right choice is the most probable, 0 elsewhere; of equals the first."""
         rows = self.rows(split, items)
         separator = self._options.separator

@@ -24,7 +24,7 @@ def propose(
     written = {o.name: {"benchmark": o.benchmark} for o in objectives}
     config = parse(campaign(objectives=written, **changes), Path("/nowhere"))
     space = SearchSpace(config)
-    first = Optimizer(config, space, objectives).propose({}, scored) if scored else []
+    first = Optimizer(config, space, objectives).plan({}, scored).candidates if scored else ()
     trials = {
         n: Trial(
             number=n,
@@ -37,7 +37,7 @@ def propose(
         )
         for n, c in enumerate(first)
     }
-    return [c.x for c in Optimizer(config, space, objectives).propose(trials, q)]
+    return [c.x for c in Optimizer(config, space, objectives).plan(trials, q).candidates]
 
 
 @pytest.mark.parametrize(

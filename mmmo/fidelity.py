@@ -1,0 +1,90 @@
+"""How many items a share of them is, what a trial costs in items, and what the budget has left.
+
+Shares count per benchmark; a budget counts the items of all benchmarks together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mmmo.config import CampaignConfig
+from mmmo.records import Trial, seconds_per_part
+
+if TYPE_CHECKING:
+    from mmmo.optimizer import PromotedTrial
+
+FEWEST = 2
+"""Items of a benchmark that every trial answers: one alone has no spread."""
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Counts the search items of a campaign.
+
+    Attributes:
+        sizes: benchmark → number of search items.
+    """
+
+    config: CampaignConfig
+    sizes: Mapping[str, int]
+
+    def counts(self, share: float) -> dict[str, int]:
+        """How many items of each benchmark a share is: rounded up, at least `FEWEST`."""
+        return {name: _count(share, n) for name, n in self.sizes.items()}
+
+    def items(self, share: float) -> int:
+        """The same of all benchmarks together."""
+        return sum(self.counts(share).values())
+
+    @property
+    def start(self) -> int:
+        """Items that a new trial is scored on."""
+        return self.items(self.config.search.items.start)
+
+    @property
+    def reserve(self) -> int:
+        """Items of the budget that the search leaves for confirming the front, at most half."""
+        chosen = self.config.search.items
+        wanted = chosen.confirm * (self.items(1.0) - self.items(chosen.start))
+        return min(wanted, (self.config.budget.items or 0) // 2)
+
+    def left(self, trials: Iterable[Trial]) -> float:
+        """Items of the budget that are neither scored nor ordered; infinite without a limit."""
+        if self.config.budget.items is None:
+            return math.inf
+        return self.config.budget.items - sum(t.scored + self._ordered(t) for t in trials)
+
+    def affordable(
+        self, promoted: Sequence[PromotedTrial], trials: Mapping[int, Trial], left: float
+    ) -> tuple[tuple[PromotedTrial, ...], float]:
+        """The promotions that the items left allow, in their order, and what is left then."""
+        chosen = []
+        for order in promoted:
+            known = sum(m.n for m in trials[order.number].scores.values())
+            if (cost := self.items(order.share) - known) <= left:
+                chosen.append(order)
+                left -= cost
+        return tuple(chosen), left
+
+    def reserve_seconds(self, trials: Iterable[Trial]) -> float:
+        """Time that confirming the front will take at the pace so far, at most half the hours."""
+        chosen, hours = self.config.search.items, self.config.budget.hours or 0.0
+        merge_s, scoring_s = seconds_per_part(trials)
+        each = (merge_s + scoring_s * (1 - chosen.start)) if chosen.start < 1 else 0.0
+        return min(chosen.confirm * each / self.config.pool.workers, hours * 3600 / 2)
+
+    def _ordered(self, trial: Trial) -> int:
+        """Items that were ordered and are not scored yet."""
+        if not trial.is_open:
+            return 0
+        wanted = self.counts(trial.wanted)
+        known = {name: m.n for name, m in trial.scores.items()}
+        return sum(n - known.get(name, 0) for name, n in wanted.items())
+
+
+def _count(share: float, n: int) -> int:
+    """The smallest number that is a share of n, forgiving the rounding of their product."""
+    return min(n, max(FEWEST, math.ceil(share * n - 1e-9)))
