@@ -70,24 +70,17 @@ def hypervolume_figure(history: History) -> Figure | None:
     ]
     plain = list(history.anchors)
     if plain:
-        alone = pareto.hypervolume(plain)
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": "sources and plain merges alone",
-                "x": [counts[0], counts[-1]],
-                "y": [alone, alone],
-                "hovertemplate": "sources and plain merges: %{y:.5g}<extra></extra>",
-                "line": {"color": ANCHOR, "width": 1.5, "dash": "dash"},
-            }
-        )
+        name, ends = "sources and plain merges alone", [counts[0], counts[-1]]
+        data.append(_level(name, pareto.hypervolume(plain), ends))
     layout = layout_of(_axis("completed trials"), _axis("hypervolume"))
     return {"title": "Hypervolume", "data": data, "layout": layout}
 
 
-def gain_figure(beliefs: Sequence[Belief]) -> Figure | None:
-    """What the best candidate was expected to add; the scale is logarithmic and shows no 0."""
+def gain_figure(beliefs: Sequence[Belief], stop: float | None = None) -> Figure | None:
+    """What the best candidate was expected to add, on a logarithmic scale, which shows no 0.
+
+    `stop` is the gain below which the search ends, as a share of the hypervolume.
+    """
     known = [(belief["observations"], belief["gain"]) for belief in beliefs if belief["gain"]]
     if not known:
         return None
@@ -103,9 +96,11 @@ def gain_figure(beliefs: Sequence[Belief]) -> Figure | None:
             "marker": {"color": FRONT, "size": 5},
         }
     ]
+    if stop is not None:
+        data.append(_level("the search ends below", 100 * stop, [known[0][0], known[-1][0]]))
     layout = layout_of(
         _axis("scored trials"),
-        _axis("expected gain (% of the hypervolume)") | {"type": "log"},
+        _axis("expected gain (% of the hypervolume)") | {"type": "log", "dtick": "D2"},
     )
     return {"title": "Expected gain of the next trial", "data": data, "layout": layout}
 
@@ -123,6 +118,19 @@ def held_out_figures(history: History, held_out: Mapping[str, HeldOut]) -> list[
         if pairs:
             figures.append(_search_and_held_out(objective, pairs))
     return figures
+
+
+def _level(name: str, value: float, ends: Sequence[int]) -> dict[str, Any]:
+    """A dashed line at this height, to compare with."""
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": name,
+        "x": [*ends],
+        "y": [value, value],
+        "hovertemplate": f"{name}: %{{y:.5g}}<extra></extra>",
+        "line": {"color": ANCHOR, "width": 1.5, "dash": "dash"},
+    }
 
 
 def _scatter(history: History, x: Objective, y: Objective) -> Figure:

@@ -84,11 +84,15 @@ def test_the_hypervolume_grows_and_is_compared(tmp_path: Path) -> None:
 
 def test_the_expected_gain_is_drawn_where_it_is_known() -> None:
     gains = {10: 0.25, 15: None, 20: 0.01, 25: 0.0}
-    figure = gain_figure([{"observations": n, "gain": gain} for n, gain in gains.items()])
+    beliefs = [{"observations": n, "gain": gain} for n, gain in gains.items()]
+    figure = gain_figure(beliefs)
     assert figure is not None
+    assert set(traces(figure)) == {"expected gain"}
     drawn = traces(figure)["expected gain"]
     assert (drawn["x"], drawn["y"]) == ([10, 20], [25.0, 1.0])
     assert figure["layout"]["yaxis"]["type"] == "log"
+    level = traces(gain_figure(beliefs, stop=0.02) or {})["the search ends below"]
+    assert (level["x"], level["y"]) == ([10, 20], [2.0, 2.0])
 
 
 @pytest.mark.parametrize("beliefs", [[], [{"observations": 10, "gain": None}]])
