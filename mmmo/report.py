@@ -11,11 +11,14 @@ from typing import Any
 import yaml
 
 from evaluators.durable import remove_leftovers, write_whole
+from mmmo.beliefs import belief_table
 from mmmo.card import flat_parameters
+from mmmo.config import BudgetConfig
 from mmmo.errors import UserError
 from mmmo.figures import (
     Figure,
     front_figures,
+    gain_figure,
     held_out_figures,
     hypervolume_figure,
 )
@@ -51,6 +54,7 @@ class _Report:
     def __init__(self, history: History) -> None:
         self._history = history
         self._held_out = held_out_scores(history)
+        self._partial = any(t.share < 1 for t in history.trials.values())
         self._figures: dict[str, Figure] = {}
 
     def html(self) -> str:
@@ -59,6 +63,7 @@ class _Report:
             self._front(),
             self._hypervolume(),
             self._parameters(),
+            self._beliefs(),
             self._held_out_section(),
             self._trials(),
             self._configuration(),
@@ -85,11 +90,13 @@ class _Report:
         states = [t.state for t in history.trials.values()]
         budget = history.config.budget
         failed = f", {states.count('failed')} failed" if "failed" in states else ""
-        limit = f" or {budget.hours:g} h" if budget.hours is not None else ""
+        planned = f" of {budget.trials}" if budget.trials is not None else ""
         yield tile(
-            f"{states.count('completed')} of {budget.trials}",
-            f"trials completed{failed}; budget {budget.trials} trials{limit}",
+            f"{states.count('completed')}{planned}",
+            f"trials completed{failed}; budget {_limits(budget)}",
         )
+        if budget.items is not None:
+            yield tile(f"{history.scored_items}", f"items scored of {budget.items}")
         yield tile(str(len(pareto.front)), "on the front: no other trial beats them everywhere")
         alone = pareto.hypervolume(list(history.anchors))
         beside = f"; sources and plain merges alone {alone:.4g}" if alone else ""
@@ -163,6 +170,23 @@ class _Report:
         )
         return section("Merge parameters", f'<div class="card scroll">{plot}</div>', note)
 
+    def _beliefs(self) -> str:
+        beliefs = self._history.summaries
+        if not beliefs:
+            return ""
+        note = (
+            f"The last surrogate, of {beliefs[-1]['observations']} scored trials, each predicted "
+            "from all others. R²: how much of the differences between trials it predicts; the "
+            "noise of the scores limits it. Within 50% and 95%: how many scores lay in the "
+            "intervals that should hold so many. Depends on: the part of the predicted differences "
+            "that a parameter has a share in (total Sobol’ indices, scaled to add up to 100%)."
+        )
+        known = belief_table(beliefs[-1], [o.name for o in self._history.objectives])
+        figure = gain_figure(beliefs, self._history.config.budget.stop_when_gain_below)
+        grid = self._grid("gain", [figure]) if figure else ""
+        content = f'<div class="card scroll" style="margin-bottom:14px">{known}</div>{grid}'
+        return section("What the model knows", content, note)
+
     def _held_out_section(self) -> str:
         figures = held_out_figures(self._history, self._held_out)
         if not self._held_out:
@@ -209,7 +233,8 @@ class _Report:
         front = {t.number for t in history.pareto.front}
         anchors = history.anchors
         names = [escape(o.name) for o in history.objectives]
-        head = ["trial", "state", "origin", *names, "seconds", "recipe or failure"]
+        items = ["items"] if self._partial else []
+        head = ["trial", "state", "origin", *items, *names, "seconds", "recipe or failure"]
         rows, classes = [], []
         for trial in _by_number(history.trials.values()):
             rows.append([*self._trial_cells(trial, anchors.get(trial.number))])
@@ -225,6 +250,8 @@ class _Report:
         yield f"<span{failed}>{trial.state}</span>", trial.state
         origin = f'<span class="anchor">{escape(anchor)}</span>' if anchor else escape(trial.origin)
         yield origin, anchor or trial.origin
+        if self._partial:
+            yield f"{trial.share:.0%}", trial.share
         for objective in self._history.objectives:
             if trial.state == "completed":
                 yield _measured(trial.objective(objective))
@@ -259,6 +286,12 @@ class _Report:
     def _place(self, name: str, figure: Figure, style: str = "") -> str:
         self._figures[name] = figure
         return f'<div class="plot {style}" id="{name}" data-testid="{name}"></div>'
+
+
+def _limits(budget: BudgetConfig) -> str:
+    hours = None if budget.hours is None else f"{budget.hours:g}"
+    limits = {"trials": budget.trials, "items": budget.items, "h": hours}
+    return " or ".join(f"{limit} {unit}" for unit, limit in limits.items() if limit is not None)
 
 
 def _details(trial: Trial) -> str:

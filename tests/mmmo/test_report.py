@@ -13,7 +13,7 @@ from histories import Scribe, nll_of_40, right_of_40
 from mmmo.anchors import anchors
 from mmmo.errors import StoreError, UserError
 from mmmo.history import History
-from mmmo.records import Objective, stored_score
+from mmmo.records import Objective, proposed, stored_score
 from mmmo.report import write_report
 
 PLACES = ["front-0", "front-1", "front-2", "volume", "parameters"]
@@ -136,6 +136,44 @@ def test_a_password_in_the_store_is_not_told(tmp_path: Path) -> None:
         Scribe(tmp_path, changes={"store": url}).history(), tmp_path / "report.html"
     )
     assert "secret" not in path.read_text(encoding="utf-8")
+
+
+def test_a_budget_of_items_and_shares_of_them_are_told(tmp_path: Path) -> None:
+    written = Scribe(tmp_path, changes={"budget": {"items": 5000, "hours": 1.5}})
+    written.complete(0, [0.5] * 6, 10, 1.0)
+    assert "100%" not in report(written, tmp_path).text
+    x = [0.25] * 6
+    quarter = proposed(x, written.space.decode(x), {"origin": "sobol"}, share=0.25)
+    written.record(1, "proposed", quarter)
+    read = report(written, tmp_path)
+    for text in ["budget 5000 items or 1.5 h", "items scored of 5000", "25%", "100%"]:
+        assert text in " ".join(read.text.split()), text
+
+
+def test_what_the_model_knows_is_told_once_there_is_one(tmp_path: Path) -> None:
+    written = Scribe(tmp_path)
+    written.complete(0, [0.5] * 6, 10, 1.0)
+    assert "What the model knows" not in report(written, tmp_path).text
+    judged = {"r2": 0.87, "coverage50": 0.5, "coverage95": 0.9, "rms_z": 1.0}
+    objectives = [
+        {**judged, "importance": {"maths.weight": 0.8, "code.weight": 0.2}},
+        {**judged, "r2": -0.21, "rms_z": 3.0, "importance": {"maths.weight": 1.0}},
+        {"exact": True},
+    ]
+    for observations, gain in ((10, 0.2), (15, 0.05)):
+        summary = {"objectives": objectives, "observations": observations, "gain": gain}
+        written.record(None, "modelled", summary)
+    read = report(written, tmp_path)
+    assert "gain-0" in read.places
+    for text in [
+        "What the model knows",
+        "of 15 scored trials",
+        "maths.weight 80%, code.weight 20%",
+        "-0.21",
+        "too sure",
+        "exact",
+    ]:
+        assert text in " ".join(read.text.split()), text
 
 
 def test_failed_held_out_scoring_is_named(tmp_path: Path) -> None:
