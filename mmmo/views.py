@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from mmmo.beliefs import belief_lines
 from mmmo.history import History
 from mmmo.records import Objective, Trial
 
@@ -23,6 +24,7 @@ def status_document(history: History) -> dict[str, Any]:
         "scored_items": history.scored_items,
         "growing": [t.number for t in history.open if t.growth],
         "gain": history.summary.get("gain"),
+        "model": dict(history.summary),
         "active_seconds": history.active_seconds,
         "objectives": [
             {"name": o.name, "goal": o.goal, "metric": o.metric}
@@ -48,7 +50,8 @@ def status_lines(document: dict[str, Any]) -> list[str]:
     return [
         f"{document['name']}: {document['state']}, {counts or 'no trials'}{_of(document)}; "
         f"front {len(document['front'])}, hypervolume {document['hypervolume']:.6g}{beside}"
-        f"{expected}; {document['active_seconds']:.0f} s"
+        f"{expected}; {document['active_seconds']:.0f} s",
+        *belief_lines(document["model"], [o["name"] for o in document["objectives"]]),
     ]
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from histories import Scribe
 
 from acquisition.diagnostics import summary
 from acquisition.strategy import Observations
 from acquisition.surrogates import fit_surrogate
 from mmmo.beliefs import belief_lines, belief_table, judgement, parameter_shares
+from mmmo.views import status_document, status_lines
 
 THREE = ["maths", "code", "sparsity"]
 SHARES = {"density": 0.04, "method=ties": 0.25, "method=linear": 0.11, "maths.weight": 0.6}
@@ -36,6 +39,15 @@ def test_lines_tell_what_each_objective_depends_on_and_how_well_it_is_predicted(
         "    code      too few or equal scores to judge; depends on maths.weight 60%, method 36%",
         "    sparsity  exact",
     ]
+
+
+def test_status_tells_what_the_model_of_a_campaign_knows(tmp_path: Path) -> None:
+    written = Scribe(tmp_path)
+    assert len(status_lines(status_document(written.history()))) == 1
+    written.record(None, "modelled", BELIEF)
+    document = status_document(written.history())
+    assert document["model"] == BELIEF
+    assert status_lines(document)[1:] == belief_lines(BELIEF, THREE)
 
 
 def test_without_a_model_there_is_nothing_to_tell() -> None:
