@@ -6,20 +6,36 @@ live in units of standard deviations, so they cannot disagree (the released MM-M
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import product
+from typing import Literal
 
 import torch
 from botorch.exceptions.errors import InputDataError, ModelFittingError, OptimizationGradientError
-from botorch.fit import fit_gpytorch_mll
 from botorch.models.gp_regression import SingleTaskGP
-from botorch.models.model import ModelList
+from botorch.models.map_saas import get_mean_module_with_normal_prior
+from botorch.models.model import Model, ModelList
 from botorch.models.model_list_gp_regression import ModelListGP
-from gpytorch.mlls import ExactMarginalLogLikelihood
+from gpytorch.kernels import Kernel
 from linear_operator.utils.errors import NanError, NotPSDError
 from torch import Tensor
 
+from acquisition.fitting import fit_hyperparameters, leave_one_out_log_density
+from acquisition.kernels import additive_saas, quadratic, squared_exponential
+from acquisition.outcomes import Link, OutcomeScale
 from acquisition.sparsity import exact_model
 from acquisition.strategy import KnownObjective
+
+Kind = Literal["gp", "quadratic", "additive_saas"]
+SurrogateRule = Literal["gp", "quadratic", "additive_saas", "auto"]
+LinkRule = Literal["off", "logit", "auto"]
+
+KERNELS: Mapping[Kind, Callable[[int, Tensor], Kernel]] = {
+    "gp": squared_exponential,
+    "quadratic": quadratic,
+    "additive_saas": additive_saas,
+}
 
 NUMERICAL_ERRORS = (
     InputDataError,
@@ -34,67 +50,67 @@ NUMERICAL_ERRORS = (
 MIN_NOISE = 1e-6
 """Least variance of a measurement in standardised units; below it GPyTorch would warn and clamp."""
 
-RELATIVE_SPREAD = 1e-9
-"""A column whose standard deviation is below this share of its magnitude is constant."""
+COMPARED: tuple[Kind, ...] = ("gp", "quadratic")
+"""What `auto` chooses from, the plainest first. Not `additive_saas`: its hyperparameters, four sets
+of length scales, fit the data so closely that leaving one out without a new fit flatters it."""
+
+MARGIN = 2.0
+"""Nats of the summed leave-one-out log density by which another surrogate must beat plain `gp`."""
 
 
 @dataclass(frozen=True)
-class OutcomeScale:
-    """The affine map from raw objectives to standardised ones: z = (y − shift) / scale.
+class Choice:
+    """Which surrogate an objective has.
 
     Attributes:
-        shift: `m` means.
-        scale: `m` standard deviations; 1 where the objective is constant or seen once.
+        kind: its covariance function.
+        link: what its process models, if not the standardised outcome itself.
+        score: sum over the data of the leave-one-out log densities of the standardised outcomes.
     """
 
-    shift: Tensor
-    scale: Tensor
-
-    @classmethod
-    def of(cls, Y: Tensor) -> OutcomeScale:
-        """Mean and standard deviation of the columns of `n x m` observations, n at least 1."""
-        shift = Y.mean(dim=0)
-        scale = Y.std(dim=0) if len(Y) > 1 else torch.zeros_like(shift)
-        constant = scale <= RELATIVE_SPREAD * shift.abs().clamp_min(RELATIVE_SPREAD)
-        return cls(shift, torch.where(constant, torch.ones_like(scale), scale))
-
-    def standardise(self, Y: Tensor) -> Tensor:
-        """`... x m` raw outcomes → standardised ones."""
-        return (Y - self.shift) / self.scale
-
-    def constraints(self, A: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        """Rewrite A y >= b (`c x m`, `c`) for standardised z, each row scaled to unit length.
-
-        The smoothed feasibility of BoTorch has one temperature for all rows, hence the length.
-        """
-        A_z, b_z = A * self.scale, b - A @ self.shift
-        length = A_z.norm(dim=-1)
-        length = torch.where(length > 0, length, torch.ones_like(length))
-        return A_z / length.unsqueeze(-1), b_z / length
+    kind: Kind
+    link: Link | None
+    score: float
 
 
 @dataclass(frozen=True)
 class Surrogate:
-    """Models of all m objectives in their order, in standardised units.
+    """Models of all m objectives in their order.
 
     Attributes:
-        model: its posterior has m outcomes; known ones have variance 0.
+        model: its posterior has m outcomes; known ones have variance 0. In standardised units,
+            but for an objective with a link: there in those of the link's u.
         modelled: the columns that are Gaussian processes.
         scale: from raw to standardised outcomes.
+        choices: per objective the surrogate it has; None where it is known.
     """
 
     model: ModelList
     modelled: tuple[int, ...]
     scale: OutcomeScale
+    choices: tuple[Choice | None, ...]
+
+    @property
+    def links(self) -> tuple[Link | None, ...]:
+        """Per objective its link, or None where the model is of the standardised outcome."""
+        return tuple(None if choice is None else choice.link for choice in self.choices)
 
     def mean(self, X: Tensor) -> Tensor:
-        """Posterior means of all objectives: `... x d` → `... x m`."""
+        """Posterior means of all objectives, standardised: `... x d` → `... x m`."""
         with torch.no_grad():
-            mean: Tensor = self.model.posterior(X).mean  # type: ignore[attr-defined]
-        return mean
+            posterior = self.model.posterior(X)
+            mean, variance = posterior.mean, posterior.variance  # type: ignore[attr-defined]
+        columns = [
+            mean[..., k] if link is None else link.mean(mean[..., k], variance[..., k])
+            for k, link in enumerate(self.links)
+        ]
+        return torch.stack(columns, dim=-1)
 
     def covariance(self, X: Tensor) -> Tensor:
-        """Posterior covariances at `c x d` points: `k x c x c` for the k modelled objectives."""
+        """Posterior covariances at `c x d` points: `k x c x c` for the k modelled objectives.
+
+        In the units of the model.
+        """
         if not self.modelled:
             return X.new_zeros(0, len(X), len(X))
         posteriors = []
@@ -104,19 +120,31 @@ class Surrogate:
         return torch.stack([p.distribution.covariance_matrix for p in posteriors])
 
 
-def fit_surrogate(
-    X: Tensor, Y: Tensor, Yvar: Tensor | None, known: tuple[KnownObjective | None, ...]
+def fit_surrogate(  # noqa: PLR0913  (data, then three switches by name)
+    X: Tensor,
+    Y: Tensor,
+    Yvar: Tensor | None,
+    known: tuple[KnownObjective | None, ...],
+    *,
+    kind: SurrogateRule = "gp",
+    link: LinkRule = "off",
+    importance: Tensor | None = None,
 ) -> Surrogate:
     """Fit one Gaussian process per objective that is not known.
-
-    BoTorch's default kernel and priors: squared exponential with a length scale per coordinate
-    whose prior grows with √d (Hvarfner et al. 2024).
 
     Args:
         X: `n x d` evaluated points, n at least 2.
         Y: `n x m` raw objectives.
         Yvar: `n x m` raw variances of the measurements; None to infer one variance per objective.
         known: m entries: an exact function, or None.
+        kind: `gp`: squared exponential with BoTorch's priors; `quadratic`: a Bayesian quadratic
+            and a squared exponential for the rest; `additive_saas`: few coordinates matter; `auto`:
+            per objective the one of `COMPARED` with the best leave-one-out log density, `gp`
+            unless another wins by `MARGIN`.
+        link: `logit`: objectives whose values all lie in [0, 1] are modelled by their logit, noise
+            by the delta method; `auto`: where that predicts better, judged like `kind`.
+        importance: `d` positive sizes of what each coordinate moves, of mean 1: the prior of
+            length scale i is divided by importance i. None: all alike.
 
     Raises:
         one of `NUMERICAL_ERRORS`: the fit did not succeed.
@@ -125,23 +153,78 @@ def fit_surrogate(
     Z = scale.standardise(Y)
     if not Z.isfinite().all():
         raise InputDataError("scores overflow when standardised")
-    noise = None if Yvar is None else (Yvar / scale.scale**2).clamp_min(MIN_NOISE)
-    models = [
-        _fit_gp(X, Z[:, [k]], None if noise is None else noise[:, [k]])
-        if objective is None
-        else exact_model(objective, scale.shift[k], scale.scale[k])
-        for k, objective in enumerate(known)
-    ]
+    noise = None if Yvar is None else Yvar / scale.scale**2
+    weights = torch.ones_like(X[0]) if importance is None else importance.to(X)
+    models: list[Model] = []
+    choices: list[Choice | None] = []
+    for k, objective in enumerate(known):
+        if objective is None:
+            links = _links(link, Y[:, k], OutcomeScale(scale.shift[k], scale.scale[k]))
+            task = _Task(X, Z[:, k], None if noise is None else noise[:, k], weights)
+            gp, choice = _best(task, COMPARED if kind == "auto" else (kind,), links)
+            models.append(gp)
+            choices.append(choice)
+        else:
+            models.append(exact_model(objective, scale.shift[k], scale.scale[k]))
+            choices.append(None)
     modelled = tuple(k for k, objective in enumerate(known) if objective is None)
     # ModelListGP has one joint posterior, which BoTorch samples better; it takes only processes.
     together: type[ModelList] = ModelListGP if len(modelled) == len(known) else ModelList
-    return Surrogate(together(*models), modelled, scale)
+    return Surrogate(together(*models), modelled, scale, tuple(choices))
 
 
-def _fit_gp(X: Tensor, z: Tensor, noise: Tensor | None) -> SingleTaskGP:
-    """Maximise the marginal likelihood of one standardised objective (`n x 1`)."""
-    # outcome_transform=None: SingleTaskGP would standardise a second time by default.
-    gp = SingleTaskGP(X, z, noise, outcome_transform=None)
-    fit_gpytorch_mll(ExactMarginalLogLikelihood(gp.likelihood, gp))
-    gp.eval()
-    return gp
+def _links(rule: LinkRule, y: Tensor, outcome: OutcomeScale) -> tuple[Link | None, ...]:
+    """The links to compare for `n` raw values, the plainest first."""
+    if rule == "off" or bool(((y < 0) | (y > 1)).any()):
+        return (None,)
+    logit = Link.of(y, outcome)
+    return (logit,) if rule == "logit" else (None, logit)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One objective's data: `n x d` points, `n` standardised values and noise, `d` importances."""
+
+    X: Tensor
+    z: Tensor
+    noise: Tensor | None
+    importance: Tensor
+
+    def fit(self, kind: Kind, link: Link | None) -> tuple[SingleTaskGP, Choice]:
+        """Maximise the posterior density of the hyperparameters; judge the result."""
+        slope = torch.ones_like(self.z) if link is None else link.slope(self.z)
+        noise = None if self.noise is None else self.noise * slope.square()
+        gp = SingleTaskGP(
+            self.X,
+            (self.z if link is None else link.forward(self.z)).unsqueeze(-1),
+            None if noise is None else noise.clamp_min(MIN_NOISE).unsqueeze(-1),
+            covar_module=KERNELS[kind](self.X.shape[-1], self.importance),
+            mean_module=get_mean_module_with_normal_prior() if kind == "additive_saas" else None,
+            # SingleTaskGP would standardise a second time by default.
+            outcome_transform=None,
+        )
+        fit_hyperparameters(gp)
+        gp.eval()
+        # The density of z is that of u times du/dz, so that all are densities of the same thing.
+        score = float((leave_one_out_log_density(gp) + slope.log()).sum())
+        return gp, Choice(kind, link, score)
+
+
+def _best(
+    task: _Task, kinds: tuple[Kind, ...], links: tuple[Link | None, ...]
+) -> tuple[SingleTaskGP, Choice]:
+    """The first kind with the first link, unless another is better by more than `MARGIN`.
+
+    Raises:
+        one of `NUMERICAL_ERRORS`: the first could not be fitted; of others, that is no matter.
+    """
+    (kind, link), *others = product(kinds, links)
+    plain = best = task.fit(kind, link)
+    for kind, link in others:
+        try:
+            fit = task.fit(kind, link)
+        except NUMERICAL_ERRORS:
+            continue
+        if fit[1].score > max(best[1].score, plain[1].score + MARGIN):
+            best = fit
+    return best
