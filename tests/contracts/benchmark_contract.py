@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluators.benchmarks.benchmark import BenchmarkError, score
+from evaluators.benchmarks.benchmark import BenchmarkError, order_of, score
 from evaluators.benchmarks.table import open_benchmark, options_of
 from evaluators.models import ModelError
 
@@ -105,6 +105,24 @@ class BenchmarkContract:
         whole = benchmark.outcomes(stranger, "search", slice(0, 10))
         np.testing.assert_allclose(joined, whole, rtol=1e-5)
         np.testing.assert_allclose(benchmark.summary(joined), benchmark.summary(whole), rtol=1e-4)
+
+    def test_a_grown_score_is_of_all_its_items(self, benchmark, stranger):
+        begun = score(benchmark, stranger, "search", slice(0, 5))
+        grown = score(benchmark, stranger, "search", slice(5, 12), begun.outcomes)
+        assert grown.n == len(grown.outcomes) == 12
+        assert grown.outcomes[:5].tobytes() == begun.outcomes.tobytes()
+        assert (grown.value, grown.standard_error) == benchmark.summary(grown.outcomes)
+        same = score(benchmark, stranger, "search", slice(5, 5), begun.outcomes)
+        assert (same.value, same.n) == (begun.value, 5)
+
+    @pytest.mark.parametrize("split", ["search", "held_out"])
+    def test_items_in_any_order(self, benchmark, stranger, split):
+        own = order_of(benchmark.size(split), 7)
+        assert sorted(own) == list(range(benchmark.size(split)))
+        whole = benchmark.outcomes(stranger, split, WHOLE)
+        np.testing.assert_allclose(benchmark.outcomes(stranger, split, own), whole[own], rtol=1e-5)
+        some = benchmark.outcomes(stranger, split, own[3:7])
+        np.testing.assert_allclose(some, whole[own[3:7]], rtol=1e-5)
 
     def test_the_error_shrinks_with_n(self, benchmark, stranger):
         outcomes = benchmark.outcomes(stranger, "search", WHOLE)

@@ -13,6 +13,7 @@ import torch
 from contracts.pool_contract import job, workbench_of
 from safetensors.torch import load_file
 
+from evaluators.benchmarks.benchmark import order_of
 from evaluators.recipe import MergeRecipe
 from evaluators.worker import (
     RETRIED,
@@ -68,6 +69,44 @@ def test_only_the_items_asked_for_are_scored(worker: Worker, workbench: Workbenc
     assert list(part.scores) == ["first"]
     assert part.scores["first"].split == "held_out"
     assert np.array_equal(part.scores["first"].outcomes, whole.outcomes[2:5])
+
+
+def test_a_score_grows_by_new_items_only(worker: Worker, workbench: Workbench) -> None:
+    asked = job(workbench, 1, "first", "memory")
+    whole = worker.run(asked)
+    half = worker.run(replace(asked, items=dict.fromkeys(("first", "memory"), slice(0, 4))))
+    assert (whole.scored, half.scored) == (16, 8)
+    known = {name: score.outcomes for name, score in half.scores.items()}
+    rest = dict.fromkeys(known, slice(4, 8))
+    grown = worker.run(replace(asked, items=rest, known=known, digest=half.digest))
+    assert (grown.failure, grown.scored) == (None, 8)
+    first = grown.scores["first"]
+    assert np.array_equal(first.outcomes, whole.scores["first"].outcomes)
+    assert (first.n, first.value) == (8, whole.scores["first"].value)
+    # What is known is taken as it is: `memory` would answer other numbers now.
+    assert np.array_equal(grown.scores["memory"].outcomes[:4], known["memory"])
+    nothing_new = dict.fromkeys(known, slice(4, 4))
+    same = worker.run(replace(asked, items=nothing_new, known=known, digest=half.digest))
+    assert (same.scored, same.scores["first"].value) == (0, half.scores["first"].value)
+
+
+def test_an_order_of_its_own_permutes_the_items(worker: Worker, workbench: Workbench) -> None:
+    asked = job(workbench, 1, "first")
+    whole = worker.run(asked).scores["first"].outcomes
+    own = order_of(8, 5)
+    mine = worker.run(replace(asked, order=5, items={"first": slice(2, 6)}))
+    assert np.array_equal(mine.scores["first"].outcomes, whole[own[2:6]])
+    assert sorted(own) == list(range(8))
+    assert own.tolist() != order_of(8, 6).tolist()
+
+
+def test_other_weights_than_those_that_were_scored_are_a_failure(
+    worker: Worker, workbench: Workbench
+) -> None:
+    result = worker.run(replace(job(workbench, 1, "first"), digest="0" * 64))
+    assert result.failure is not None
+    assert (result.failure.kind, result.scores) == ("other_weights", {})
+    assert result.failure.message.endswith("scored before 000000000000…")
 
 
 def test_one_live_model_serves_until_the_type_changes(worker: Worker, workbench: Workbench) -> None:

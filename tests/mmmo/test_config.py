@@ -143,6 +143,54 @@ def test_only_integers_are_integers(section: str, key: str, wrong: object) -> No
     ]
 
 
+def test_a_budget_without_a_limit_is_30_trials() -> None:
+    assert BudgetConfig() == BudgetConfig(trials=30)
+    assert config(budget={"stop_when_gain_below": 0.01}).budget.trials == 30
+    assert config(budget={"hours": None}).budget.trials == 30
+    assert config(budget={"items": 5000}).budget.trials is None
+    assert config(budget={"hours": 2.0}).budget.trials is None
+    assert config(budget={"hours": 2.0, "trials": 4}).budget.trials == 4
+    for budget in ({"items": 5000}, {"hours": 2.0}, {"trials": 4}, {"stop_when_gain_below": 0.1}):
+        written = config(budget=budget)
+        assert parse(yaml.safe_load(written.text()), FOLDER) == written
+
+
+def test_items_are_a_strict_block() -> None:
+    found = config(search={"items": {"start": 0.2, "promote": "gain", "order": "own"}}).search.items
+    assert (found.start, found.promote, found.order, found.confirm) == (0.2, "gain", "own", 10)
+    assert problems(search={"items": {"start": 0, "confirm": -1, "promot": "gain"}}) == [
+        "search.items.start: found 0, allowed: greater than 0",
+        "search.items.confirm: found -1, allowed: greater than or equal to 0",
+        'search.items.promot: unknown key; did you mean "promote"?; '
+        "allowed: start, promote, order, confirm",
+    ]
+    assert problems(budget={"stop_when_gain_below": 1}) == [
+        "budget.stop_when_gain_below: found 1, allowed: less than 1"
+    ]
+
+
+def test_keys_about_items_that_would_do_nothing() -> None:
+    assert problems(search={"items": {"promote": "halving", "order": "own"}}) == [
+        "search.items.promote: found 'halving', allowed with start 1: never",
+        "search.items.order: found 'own', allowed with start 1: shared",
+    ]
+    sparse = {"benchmarks": {}, "objectives": {"sparsity": {"measure": "delta_l1"}}}
+    assert problems(budget={"items": 100}, **sparse) == [
+        "budget.items: found no benchmark, allowed: only with items to score"
+    ]
+    assert problems(search={"items": {"start": 0.5}}, **sparse) == [
+        "search.items.start: found no benchmark, allowed: only with items to score"
+    ]
+
+
+def test_items_belong_to_a_campaigns_identity_and_their_default_does_not_change_it() -> None:
+    plain, same = config(), config(search={"items": {"start": 1.0, "confirm": 10}})
+    assert plain.identity() == same.identity()
+    assert "items" not in plain.text()
+    assert config(search={"items": {"start": 0.5}}).identity() != plain.identity()
+    assert config(budget={"items": 5000}).identity() == plain.identity()
+
+
 def test_nearest() -> None:
     assert nearest("wieght", ["weight", "density"]) == '; did you mean "weight"?'
     assert nearest("zzz", ["weight", "density"]) == ""

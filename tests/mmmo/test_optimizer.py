@@ -1,16 +1,19 @@
-"""The proposer that Ax drives: numbering, constraints, a space that runs out."""
+"""The proposer that Ax drives: numbering, constraints, a space that runs out, promotions."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from campaigns import campaign
 
-from mmmo.config import parse
+from acquisition.allocation import Allocation, Plan, Promotion
+from acquisition.strategy import Observations, Strategy
+from mmmo.config import CampaignConfig, parse
 from mmmo.optimizer import Optimizer
-from mmmo.records import Measurement, Objective, Trial
+from mmmo.records import Growth, Measurement, Objective, Trial
 from mmmo.space import SearchSpace
 
 MATHS = Objective("maths", "sums", None, "exact_match", 1.0)
@@ -62,3 +65,86 @@ def test_a_space_that_runs_out_gives_fewer() -> None:
     merge = {"method": "task_arithmetic", "weight": {"choice": [0.0, 1.0]}}
     rows = propose((MATHS, CODE), 20, 0, merge=merge, search={"strategy": "sobol"})
     assert len(set(rows)) == len(rows) == 8
+
+
+class Doubling(Allocation):
+    """Doubles the share of the first two rows that may grow."""
+
+    def plan(self, strategy: Strategy, observations: Observations, q: int, seed: int) -> Plan:
+        share = observations.share
+        assert share is not None
+        rows = [r for r in range(len(share)) if share[r] < 1 and r not in observations.growing][:2]
+        promoted = tuple(Promotion(r, min(1.0, 2 * float(share[r])), {"why": r}) for r in rows)
+        return Plan(strategy.propose(observations, q - len(rows), seed), self.start, promoted)
+
+
+def begun(config: CampaignConfig, space: SearchSpace, n: int) -> dict[int, Trial]:
+    """Trials on a quarter of the items; the second failed."""
+    first = Optimizer(config, space, (MATHS, CODE)).plan({}, n).candidates
+    return {
+        k: Trial(
+            number=k,
+            key=str(k),
+            x=c.x,
+            recipe=space.decode(c.x),
+            diagnostics=c.diagnostics,
+            state="failed" if k == 1 else "completed",
+            scores={"sums": Measurement(c.x[0], 0.1, 10), "python": Measurement(2.0, 0.1, 10)},
+            share=0.25,
+        )
+        for k, c in enumerate(first)
+    }
+
+
+@pytest.fixture
+def partial() -> tuple[CampaignConfig, SearchSpace]:
+    written = {o.name: {"benchmark": o.benchmark} for o in (MATHS, CODE)}
+    search = {"strategy": "sobol", "items": {"start": 0.25}}
+    config = parse(campaign(objectives=written, search=search), Path("/nowhere"))
+    return config, SearchSpace(config)
+
+
+def test_promotions_of_rows_are_promotions_of_completed_trials(
+    partial: tuple[CampaignConfig, SearchSpace],
+) -> None:
+    config, space = partial
+    trials = begun(config, space, 4)
+    trials[0] = replace(trials[0], growth=Growth(1.0))
+    optimizer = Optimizer(config, space, (MATHS, CODE), allocation=Doubling(start=0.25))
+    orders = optimizer.plan(trials, 3)
+    assert [(p.number, p.share, p.diagnostics) for p in orders.promoted] == [
+        (2, 0.5, {"why": 1}),  # row 0 is trial 0, which grows; trial 1 failed and is no row
+        (3, 0.5, {"why": 2}),
+    ]
+    assert (len(orders.candidates), orders.share) == (1, 0.25)
+
+
+def test_what_is_not_affordable_is_left_out_and_numbering_goes_on(
+    partial: tuple[CampaignConfig, SearchSpace],
+) -> None:
+    config, space = partial
+    trials = begun(config, space, 4)
+    optimizer = Optimizer(config, space, (MATHS, CODE), allocation=Doubling(start=0.25))
+    orders = optimizer.plan(trials, 6, lambda promoted, _: (promoted[:1], 2))
+    assert (len(orders.promoted), len(orders.candidates)) == (1, 2)
+    trials |= {n: replace(trials[0], number=n, x=c.x) for n, c in enumerate(orders.candidates, 4)}
+    again = optimizer.plan(trials, 2)
+    assert len(again.promoted) == 2
+
+
+def test_ax_knows_the_scores_of_all_items_answered(
+    partial: tuple[CampaignConfig, SearchSpace],
+) -> None:
+    config, space = partial
+    trials = begun(config, space, 3)
+    optimizer = Optimizer(config, space, (MATHS, CODE), allocation=Doubling(start=0.25))
+    optimizer.plan(trials, 2)
+    grown = {"sums": Measurement(0.75, 0.05, 20), "python": Measurement(1.5, 0.05, 20)}
+    trials[2] = replace(trials[2], share=0.5, scores=grown)
+    optimizer.plan(trials, 2)
+    optimizer.plan(trials, 2)
+    data = optimizer._client._experiment.lookup_data().df
+    (row,) = data[(data.trial_index == 2) & (data.metric_name == "o0_maths")].to_dict("records")
+    assert (row["mean"], row["sem"]) == (0.75, 0.05)
+    (row,) = data[(data.trial_index == 0) & (data.metric_name == "o0_maths")].to_dict("records")
+    assert (row["mean"], row["sem"]) == (trials[0].x[0], 0.1)
