@@ -3,17 +3,42 @@
 A score of n random items is as good as its standard error says; a trial begins with a share of the
 items, and may be promoted to a larger share of the same order. Whatever strategy proposes the
 points, an allocation divides the next q orders among new points and promotions.
+
+Rule `gain` puts all orders in one currency, the expected growth of the hypervolume of posterior
+means per cost (a knowledge gradient, Frazier et al. 2009, of one point; Daulton et al. 2023 use the
+same idea for multi-fidelity). Observing x on further items moves its posterior mean by a normal
+amount of variance σ⁴/(σ² + v), where σ² is its posterior variance now and v that of the new items'
+mean. For a new point that growth is an expected improvement; for an old one it is the improvement
+over the others that the moved mean is expected to have, less what it has already.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+import moocore
+import numpy as np
+import torch
+from torch import Tensor
+
+from acquisition.boxes import MOST_OBJECTIVES
+from acquisition.hypervolume import floors, infer_reference, reproducible
+from acquisition.improvement import Boxes, log_improvement
+from acquisition.sampled_front import SampledFront
 from acquisition.strategy import Observations, Proposal, Strategy
+from acquisition.surrogates import NUMERICAL_ERRORS, fit_surrogate
 
 PromotionRule = Literal["never", "halving", "gain"]
+
+STEP = 3.0
+"""A promotion multiplies the share by this; successive halving keeps one in so many."""
+
+FULL = 1.0 - 1e-9
+"""Shares above this are all items."""
+
+LEAST_DEVIATION = 1e-9
 
 
 @dataclass(frozen=True)
@@ -40,20 +65,230 @@ class Allocation:
 
     Attributes:
         start: share of the items that a new point is scored on, in (0, 1].
-        promote: `never`; `halving`: successive halving without waiting (Li et al. 2020); `gain`:
-            whatever gains most expected hypervolume per cost.
+        promote: `never`; `halving`: one in three of the trials at a share goes on to three times
+            that share, without waiting for the others (ASHA, Li et al. 2020); `gain`: whatever
+            gains most expected hypervolume per cost, with five objectives or more as `halving`.
+
+    Raises:
+        ValueError: a value that is not allowed.
     """
 
     start: float = 1.0
     promote: PromotionRule = "never"
 
+    def __post_init__(self) -> None:
+        if not 0 < self.start <= 1:
+            raise ValueError(f"start: found {self.start}, allowed: more than 0, at most 1")
+        if self.promote not in get_args(PromotionRule):
+            allowed = ", ".join(get_args(PromotionRule))
+            raise ValueError(f"promote: found {self.promote!r}, allowed: {allowed}")
+
     def plan(self, strategy: Strategy, observations: Observations, q: int, seed: int) -> Plan:
         """Plan q orders, fewer only where nothing is left to do; a pure function."""
-        return Plan(strategy.propose(observations, q, seed), self.start)
+        if self.start > FULL or self.promote == "never" or len(observations.X) < 2:
+            return Plan(strategy.propose(observations, q, seed), self.start)
+        if self.promote == "halving" or observations.Y.shape[1] > MOST_OBJECTIVES:
+            promotions = self._halving(observations)[:q]
+            return self._filled(strategy, observations, q, seed, promotions)
+        proposal = strategy.propose(observations, q, seed)
+        if any(row["origin"] in ("anchor", "sobol") for row in proposal.diagnostics):
+            return Plan(proposal, self.start)  # the initial design is not weighed against anything
+        promotions = self._gaining(observations, proposal)
+        return self._filled(strategy, observations, q, seed, promotions[:q])
 
     def confirm(self, observations: Observations, count: int) -> tuple[Promotion, ...]:
         """Rows to score on all items before the end, most valuable first, at most `count`.
 
-        They are the members of the front that have not answered all items and are not growing.
+        The `count` trials whose posterior means have the largest hypervolume together, chosen
+        greedily, less those that have answered everything or are growing. Empty when all of them
+        have: the front is confirmed.
         """
-        raise NotImplementedError
+        share = _shares(observations)
+        rows = _most_valuable(observations, count)
+        growing = set(observations.growing)
+        return tuple(
+            Promotion(row, 1.0) for row in rows if share[row] <= FULL and row not in growing
+        )
+
+    def _filled(
+        self,
+        strategy: Strategy,
+        observations: Observations,
+        q: int,
+        seed: int,
+        promotions: tuple[Promotion, ...],
+    ) -> Plan:
+        """The promotions, and new points in the places that they leave."""
+        proposal = strategy.propose(observations, q - len(promotions), seed)
+        return Plan(proposal, self.start, promotions)
+
+    def _next(self, share: float) -> float:
+        return 1.0 if share * STEP > FULL else share * STEP
+
+    def _halving(self, observations: Observations) -> tuple[Promotion, ...]:
+        """The best third at each share that has not gone on yet, largest shares first."""
+        share, growing = _shares(observations), set(observations.growing)
+        promotions: list[Promotion] = []
+        for level in sorted({float(s) for s in share if s <= FULL}, reverse=True):
+            reached = [i for i in range(len(share)) if share[i] >= level - 1e-9]
+            best = _ranked(observations.Y[reached])[: int(len(reached) / STEP)]
+            rows = [reached[i] for i in best]
+            promotions += [
+                Promotion(row, self._next(level))
+                for row in rows
+                if abs(float(share[row]) - level) < 1e-9 and row not in growing
+            ]
+        return tuple(promotions)
+
+    def _gaining(self, observations: Observations, proposal: Proposal) -> tuple[Promotion, ...]:
+        """Promotions whose gain per cost is above that of the new points that they displace."""
+        try:
+            with reproducible(0):
+                belief = _Belief.of(observations)
+                fresh = belief.of_new(proposal.X, self.start)
+                cost = observations.merge_cost
+                grown = []
+                for row in belief.open_rows():
+                    share = self._next(float(belief.share[row]))
+                    gain = belief.of_more(row, share)
+                    grown.append((gain / (cost + share - float(belief.share[row])), row, share))
+        except NUMERICAL_ERRORS:
+            return ()
+        per_cost = sorted((float(g) / (cost + self.start) for g in fresh))
+        promotions = []
+        # The most gainful promotion against the least gainful new point, and so on.
+        for (rate, row, share), new in zip(sorted(grown, reverse=True), per_cost, strict=False):
+            if rate <= new:
+                break
+            promotions.append(Promotion(row, share, {"gain_per_cost": rate}))
+        return tuple(promotions)
+
+
+@dataclass(frozen=True)
+class _Belief:
+    """Posterior moments of all rows, and the noise of all items, in standardised units.
+
+    Attributes:
+        front: fronts of means, from which rows are taken away.
+        mean: `n x m`.
+        deviation: `n x m`, 0 where an objective is known.
+        noise: `m` variances of a score on all items.
+        share: `n`.
+    """
+
+    front: SampledFront
+    mean: Tensor
+    deviation: Tensor
+    noise: Tensor
+    share: Tensor
+    growing: tuple[int, ...]
+
+    @classmethod
+    def of(cls, seen: Observations) -> _Belief:
+        surrogate = fit_surrogate(seen.X, seen.Y, seen.Yvar, _known(seen))
+        scale, share = surrogate.scale, _shares(seen)
+        constraints = None if seen.constraints is None else scale.constraints(*seen.constraints)
+        inferred = infer_reference(scale.standardise(seen.Y), constraints)
+        given = inferred if seen.reference is None else scale.standardise(seen.reference)
+        front = SampledFront.of(
+            surrogate,
+            seen.X[:0],
+            torch.where(given.isnan(), inferred, given),
+            floors(constraints, seen.Y.shape[1]),
+            integrates=False,
+        )
+        with torch.no_grad():
+            mean, deviation = front.moments(seen.X)
+        noise = (seen.Yvar / scale.scale**2 * share.unsqueeze(-1)).mean(0)
+        return cls(front, mean[:, 0], deviation, noise, share, seen.growing)
+
+    def open_rows(self) -> list[int]:
+        """Rows that could be scored on more items and whose means are on the front, or nearly."""
+        optimistic = self.mean + self.deviation
+        rows = range(len(self.mean))
+        return [
+            i
+            for i in rows
+            if self.share[i] <= FULL
+            and i not in self.growing
+            and not ((self.mean >= optimistic[i]).all(-1) & (torch.arange(len(rows)) != i)).any()
+        ]
+
+    def of_new(self, X: Tensor, share: float) -> Tensor:
+        """Expected growth by new points `c x d` scored on a share of the items: `c`."""
+        with torch.no_grad():
+            mean, deviation = self.front.moments(X)
+            boxes = self._boxes(torch.ones(len(self.mean), dtype=torch.bool))
+            moved = self._moved(deviation, self.noise / share)
+            return log_improvement(mean, moved, boxes, self.front.floor).exp()
+
+    def of_more(self, row: int, share: float) -> float:
+        """Expected growth by scoring a row on the items up to a share."""
+        others = torch.arange(len(self.mean)) != row
+        boxes = self._boxes(others)
+        mean = self.mean[row].reshape(1, 1, -1)
+        more = self.noise / (share - self.share[row])
+        moved = self._moved(self.deviation[[row]], more)
+        still = torch.full_like(moved, LEAST_DEVIATION)
+        after, now = (
+            log_improvement(mean, s, boxes, self.front.floor).exp() for s in (moved, still)
+        )
+        return float(after - now)
+
+    def _boxes(self, rows: Tensor) -> Boxes:
+        outcomes = self.mean[rows].unsqueeze(0)
+        counted = (outcomes >= self.front.floor).all(-1)
+        return Boxes.above(outcomes, counted, self.front.reference)
+
+    @staticmethod
+    def _moved(deviation: Tensor, noise: Tensor) -> Tensor:
+        """Standard deviation of the change of the mean: σ²/√(σ² + v)."""
+        variance = deviation.square()
+        return (variance / (variance + noise).sqrt()).clamp_min(LEAST_DEVIATION)
+
+
+def _most_valuable(seen: Observations, count: int) -> list[int]:
+    """Rows of the largest hypervolume of posterior means, greedily, at most `count`."""
+    if len(seen.X) < 2:
+        return list(range(min(count, len(seen.X))))
+    try:
+        with reproducible(0):
+            surrogate = fit_surrogate(seen.X, seen.Y, seen.Yvar, _known(seen))
+            values = surrogate.mean(seen.X)
+    except NUMERICAL_ERRORS:
+        values = seen.Y
+    A, b = seen.constraints or (values.new_zeros(0, values.shape[1]), values.new_zeros(0))
+    ok = ((seen.Y @ A.T - b) >= 0).all(-1) if len(b) else torch.ones(len(values), dtype=torch.bool)
+    left = [int(i) for i in torch.nonzero(ok).squeeze(-1)]
+    reference = infer_reference(values[ok] if ok.any() else values).numpy()
+    chosen: list[int] = []
+    best = 0.0
+    while left and len(chosen) < count:
+        volumes = [
+            float(moocore.hypervolume(values[[*chosen, i]].numpy(), ref=reference, maximise=True))
+            for i in left
+        ]
+        i = int(np.argmax(volumes))
+        if volumes[i] <= best:
+            break
+        best = volumes[i]
+        chosen.append(left.pop(i))
+    return chosen
+
+
+def _ranked(Y: Tensor) -> list[int]:
+    """Rows of `n x m` by how many rows dominate them; ties by the sum of their scaled values."""
+    no_worse = (Y.unsqueeze(0) >= Y.unsqueeze(1)).all(-1)
+    better = (Y.unsqueeze(0) > Y.unsqueeze(1)).any(-1)
+    rank = (no_worse & better).sum(-1)
+    extent = (Y.amax(0) - Y.amin(0)).clamp_min(1e-12)
+    total = ((Y - Y.amin(0)) / extent).sum(-1)
+    return sorted(range(len(Y)), key=lambda i: (int(rank[i]), -float(total[i]), i))
+
+
+def _shares(seen: Observations) -> Tensor:
+    return torch.ones(len(seen.X), dtype=torch.float64) if seen.share is None else seen.share
+
+
+def _known(seen: Observations) -> tuple[Any, ...]:
+    return seen.known or (None,) * seen.Y.shape[1]
