@@ -1,27 +1,26 @@
 """Whether the surrogate can be trusted, and what it has learnt: figures for a person to read.
 
-Every figure describes the fitted model as the search used it, in the model's units, and costs no
-evaluation: leave-one-out predictions in closed form, their R² and calibration, and how much each
-coordinate moves the posterior mean of an objective.
+Every figure describes the fitted model as the search used it and costs no evaluation: how well each
+observation is predicted from all others, with hyperparameters as they are, whether the errors are
+as large as the model says, and how much each coordinate moves the prediction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from botorch.models.gp_regression import SingleTaskGP
 from gpytorch.settings import skip_posterior_variances
-from linear_operator.utils.cholesky import psd_safe_cholesky
 from torch import Tensor
 
+from acquisition.fitting import leave_one_out
+from acquisition.outcomes import Link
 from acquisition.space_filling import sobol_points
 from acquisition.strategy import Observations
-
-if TYPE_CHECKING:
-    from acquisition.surrogates import Surrogate
+from acquisition.surrogates import Surrogate
 
 Summary = dict[str, Any]
 """JSON-able; see `summary`."""
@@ -50,9 +49,10 @@ def summary(surrogate: Surrogate, observations: Observations, gain: float | None
 
     Returns:
         `gain`, `observations` (how many) and `objectives`: for each, in their order,
-        `{"exact": True}` where it is known and not modelled, or else `r2`, `coverage50`,
-        `coverage95` and `rms_z` as `calibration` gives them, and `importance`: name of a
-        coordinate → its share.
+        `{"exact": True}` where it is known and not modelled, or else `r2`; `coverage50`,
+        `coverage95` and `rms_z` as `calibration` gives them; `importance`: name of a coordinate →
+        its share. The first four are None where nothing can be judged: fewer than four
+        observations, or all equal.
     """
     names = observations.names or tuple(f"x{i}" for i in range(observations.X.shape[-1]))
     described: list[dict[str, Any]] = []
@@ -60,58 +60,34 @@ def summary(surrogate: Surrogate, observations: Observations, gain: float | None
         if k not in surrogate.modelled:
             described.append({"exact": True})
             continue
-        gp = cast(SingleTaskGP, surrogate.model.models[k])
-        shares = importance(partial(_mean, gp), len(names), observations.snap)
+        gp, link = cast(SingleTaskGP, surrogate.model.models[k]), surrogate.links[k]
+        shares = importance(partial(_median, gp, link), len(names), observations.snap)
         shared = dict(zip(names, shares.tolist(), strict=True))
-        described.append(_calibration_of(gp) | {"importance": shared})
+        described.append(_judged(gp, link) | {"importance": shared})
     return {"objectives": described, "observations": len(observations.X), "gain": gain}
 
 
-def leave_one_out(covariance: Tensor, residuals: Tensor) -> tuple[Tensor, Tensor]:
-    """Predict each observation of a Gaussian process from all the others.
-
-    Rasmussen & Williams (2006), Gaussian Processes for Machine Learning, equation 5.12: with
-    covariance K and r = y − m, leaving i out predicts y_i − [K⁻¹ r]_i / [K⁻¹]_ii with variance
-    1 / [K⁻¹]_ii. Hyperparameters stay what all observations made them.
+def r_squared(observed: Tensor, errors: Tensor) -> float:
+    """1 − Σ error² / Σ (observed − mean)²: below 0, the mean of all predicts better.
 
     Args:
-        covariance: `n x n` covariance of the observations, their noise on the diagonal included.
-        residuals: `n` observations minus prior means.
-
-    Returns:
-        `n` errors, observed minus predicted, and `n` variances of them: a new measurement's, with
-        its noise.
-
-    Raises:
-        NotPSDError: the covariance is not positive definite.
-    """
-    factor = psd_safe_cholesky(covariance)
-    precision = torch.cholesky_inverse(factor)
-    variances = 1.0 / precision.diagonal()
-    return (precision @ residuals) * variances, variances
-
-
-def calibration(observed: Tensor, errors: Tensor, variances: Tensor) -> dict[str, float | None]:
-    """Judge leave-one-out predictions.
-
-    Args:
-        observed: `n` standardised values.
+        observed: `n` values that are not all equal.
         errors: `n`, observed minus predicted.
-        variances: `n` predicted variances of the errors.
+    """
+    spread = (observed - observed.mean()).square().sum()
+    return float(1 - errors.square().sum() / spread)
+
+
+def calibration(errors: Tensor, variances: Tensor) -> dict[str, float]:
+    """Judge `n` errors by their `n` predicted variances; z = error / standard deviation.
 
     Returns:
-        `r2`: 1 − Σ error² / Σ (observed − mean)², below 0 where the mean of all would be the
-        better prediction. With z = error / standard deviation: `coverage50` and `coverage95`, the
-        shares of |z| within the central 50 % and 95 % of a normal distribution, and `rms_z`, the
-        root mean square of z: 1 is calibrated, above it the model is too sure. All None for fewer
-        than four or for equal observations.
+        `coverage50` and `coverage95`, the shares of |z| within the central 50 % and 95 % of a
+        normal distribution, and `rms_z`, the root mean square of z: 1 is calibrated, above it the
+        model is too sure.
     """
-    if len(observed) < LEAST_OBSERVATIONS or observed.std() <= EQUAL:
-        return dict.fromkeys(("r2", "coverage50", "coverage95", "rms_z"))
-    spread = (observed - observed.mean()).square().sum()
     z = errors / variances.sqrt()
     return {
-        "r2": float(1 - errors.square().sum() / spread),
         "coverage50": float((z.abs() <= CENTRAL_50).double().mean()),
         "coverage95": float((z.abs() <= CENTRAL_95).double().mean()),
         "rms_z": float(z.square().mean().sqrt()),
@@ -148,18 +124,26 @@ def importance(
     return moved / total if total > 0 else moved
 
 
-def _calibration_of(gp: SingleTaskGP) -> dict[str, float | None]:
-    """Leave-one-out calibration of a fitted process, whatever its kernel and noise."""
-    (X,), observed = gp.train_inputs, gp.train_targets
+def _judged(gp: SingleTaskGP, link: Link | None) -> dict[str, float | None]:
+    """Leave-one-out R², of outcomes, and calibration, of what the process models."""
+    (X,), u = gp.train_inputs, gp.train_targets
+    if len(u) < LEAST_OBSERVATIONS or u.std() <= EQUAL:
+        return dict.fromkeys(("r2", "coverage50", "coverage95", "rms_z"))
     with torch.no_grad():
         prior = gp.forward(X)
         covariance = gp.likelihood(prior).covariance_matrix
-        errors, variances = leave_one_out(covariance, observed - prior.mean)
-    return calibration(observed, errors, variances)
+        errors, variances = leave_one_out(covariance, u - prior.mean)
+    observed, predicted = _outcome(u, link), _outcome(u - errors, link)
+    r2 = r_squared(observed, observed - predicted)
+    return {"r2": r2, **calibration(errors, variances)}
 
 
-def _mean(gp: SingleTaskGP, X: Tensor) -> Tensor:
-    """Posterior means at `b x d` points, `b`."""
+def _median(gp: SingleTaskGP, link: Link | None, X: Tensor) -> Tensor:
+    """Posterior medians of outcomes at `b x d` points, `b`."""
     with torch.no_grad(), skip_posterior_variances():
-        mean: Tensor = gp.posterior(X).mean.squeeze(-1)
-    return mean
+        return _outcome(gp.posterior(X).mean.squeeze(-1), link)
+
+
+def _outcome(u: Tensor, link: Link | None) -> Tensor:
+    """What the process models → standardised outcomes."""
+    return u if link is None else link.inverse(u)
