@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from botorch.models.gp_regression import SingleTaskGP
-from contracts.strategy_contract import changed, known_bowl, observe, random_points
+from contracts.strategy_contract import cases, changed, known_bowl, observe, random_points
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -223,4 +223,14 @@ def test_a_summary_without_names_and_with_a_constant_objective() -> None:
     assert found["gain"] is None
     nothing = dict.fromkeys(("r2", "coverage50", "coverage95", "rms_z"))
     assert found["objectives"] == [nothing | {"importance": {"x0": 0.0, "x1": 0.0}}]
+    json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.filterwarnings("ignore:Data .outcome observations. is not standardized")
+@pytest.mark.parametrize("name", [name for name, seen in cases().items() if len(seen.X) >= 2])
+def test_every_situation_has_a_summary_of_finite_numbers(name: str) -> None:
+    seen = cases()[name]
+    known = seen.known or (None,) * seen.Y.shape[-1]
+    found = summary(fit_surrogate(seen.X, seen.Y, seen.Yvar, known), seen, None)
+    assert [("exact" in o) for o in found["objectives"]] == [k is not None for k in known]
     json.dumps(found, allow_nan=False)
