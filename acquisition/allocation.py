@@ -154,7 +154,7 @@ class Allocation:
                     grown.append((gain / (cost + share - float(belief.share[row])), row, share))
         except NUMERICAL_ERRORS:
             return ()
-        per_cost = sorted((float(g) / (cost + self.start) for g in fresh))
+        per_cost = sorted(float(g) / (cost + self.start) for g in fresh)
         promotions = []
         # The most gainful promotion against the least gainful new point, and so on.
         for (rate, row, share), new in zip(sorted(grown, reverse=True), per_cost, strict=False):
@@ -200,7 +200,7 @@ class _Belief:
         with torch.no_grad():
             mean, deviation = front.moments(seen.X)
         noise = (seen.Yvar / scale.scale**2 * share.unsqueeze(-1)).mean(0)
-        return cls(front, mean[:, 0], deviation, noise, share, seen.growing)
+        return cls(front, mean[:, 0], deviation[:, 0], noise, share, seen.growing)
 
     def open_rows(self) -> list[int]:
         """Rows that could be scored on more items and whose means are on the front, or nearly."""
@@ -228,7 +228,7 @@ class _Belief:
         boxes = self._boxes(others)
         mean = self.mean[row].reshape(1, 1, -1)
         more = self.noise / (share - self.share[row])
-        moved = self._moved(self.deviation[[row]], more)
+        moved = self._moved(self.deviation[row].reshape(1, 1, -1), more)
         still = torch.full_like(moved, LEAST_DEVIATION)
         after, now = (
             log_improvement(mean, s, boxes, self.front.floor).exp() for s in (moved, still)

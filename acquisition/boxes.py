@@ -25,7 +25,7 @@ def nondominated_boxes(Y: Array, reference: Array) -> tuple[Array, Array]:
             reference are allowed, n may be 0.
         reference: `m`.
     """
-    above = Y[(Y > reference).all(axis=1)]
+    above = Y[(reference < Y).all(axis=1)]
     boxes = _BY_OBJECTIVES[len(reference)]([tuple(y) for y in above.tolist()], reference.tolist())
     corners = np.array(boxes, dtype=np.float64).reshape(len(boxes), 2, len(reference))
     full = (corners[:, 1] > corners[:, 0]).all(axis=1)
@@ -73,7 +73,7 @@ def _three(points: list[tuple[float, ...]], reference: list[float]) -> list[_Box
 def _four(points: list[tuple[float, ...]], reference: list[float]) -> list[_Box]:
     boxes: list[_Box] = []
     ordered = sorted(points, key=lambda p: p[3], reverse=True)
-    tops = {box: INF for box in _three([], reference)}
+    tops = dict.fromkeys(_three([], reference), INF)
     for i, point in enumerate(ordered):
         now = set(_three([p[:3] for p in ordered[: i + 1]], reference))
         for box in [box for box in tops if box not in now]:

@@ -65,6 +65,6 @@ class Draft:
         other.rows, other._diagnostics = self.rows, list(self._diagnostics)
         return other
 
-    def proposal(self) -> Proposal:
-        """Finish: the rows and what is said about them."""
-        return Proposal(X=self.rows, diagnostics=tuple(self._diagnostics))
+    def proposal(self, summary: Mapping[str, Any] | None = None) -> Proposal:
+        """Finish: the rows and what is said about them, and about everything."""
+        return Proposal(self.rows, tuple(self._diagnostics), summary or {})

@@ -182,7 +182,7 @@ class Scalarised:
             posterior = model.posterior(target.X[:1])
         # No seed: get_sampler would give it to every objective of a list, and their errors would
         # move together. Drawn from the forked generator they are independent.
-        sampler = get_sampler(posterior, torch.Size([MC_SAMPLES]))
+        sampler = get_sampler(posterior, torch.Size([MC_SAMPLES]))  # type: ignore[arg-type]
         limits = _callables(target.constraints)
         return qLogNParEGO(
             model, baseline, sampler=sampler, constraints=limits, prune_baseline=True
@@ -204,7 +204,9 @@ def floors(constraints: tuple[Tensor, Tensor] | None, m: int) -> Tensor:
         return least
     for a, bound in zip(*constraints, strict=True):
         if (a != 0).sum() != 1 or a.amax() <= 0:
-            raise ValueError(f"constraints: found the row {a.tolist()}, allowed: one positive entry")
+            raise ValueError(
+                f"constraints: found the row {a.tolist()}, allowed: one positive entry"
+            )
         k = int(a.argmax())
         least[k] = torch.maximum(least[k], bound / a[k])
     return least
@@ -249,7 +251,11 @@ def _climb(gain: Callable[[Tensor], Tensor], starts: Tensor, bounds: Tensor) -> 
     # BoTorch forces this warning past every filter, so it is recorded and the others passed on.
     with warnings.catch_warnings(record=True) as caught:
         optima, _ = gen_candidates_scipy(
-            starts, gain, bounds[0], bounds[1], options={"maxiter": MAX_ITERATIONS}
+            starts,
+            gain,  # type: ignore[arg-type]  # any function of tensors will do
+            bounds[0],
+            bounds[1],
+            options={"maxiter": MAX_ITERATIONS},
         )
     for w in caught:
         if not issubclass(w.category, OptimizationWarning):

@@ -4,7 +4,8 @@ NEHVI (Daulton et al. 2021) averages over sampled fronts what a candidate adds t
 sample of everything already chosen the outcomes of the candidate are independent normals, and its
 improvement is a sum over the boxes that the sampled front leaves (Yang et al. 2019):
 
-    E[HVI] = Σ_boxes Π_k E[(min(y_k, u_k) − l_k)⁺],   E[(y − a)⁺] = σ (φ(z) + z Φ(z)),  z = (μ − a)/σ
+    E[HVI] = Σ_boxes Π_k E[(min(y_k, u_k) − l_k)⁺],
+    E[(y − a)⁺] = σ (φ(z) + z Φ(z)),  z = (μ − a) / σ,
 
 so only the front is sampled, and 16 samples do what BoTorch needs many more for. All is computed as
 logarithms, whose gradients do not vanish far from the front (Ament et al. 2023).
@@ -76,9 +77,12 @@ class Boxes:
 
 
 def log_improvement(mean: Tensor, sigma: Tensor, boxes: Boxes, floor: Tensor) -> Tensor:
-    """log of the mean over samples of E[HVI]: `c x s x m` means, `c x m` deviations → `c`.
+    """Log of the mean over samples of E[HVI], for c candidates: `c`.
 
     Args:
+        mean: `c x s x m` means of the outcomes given each sample.
+        sigma: `c x s x m` their standard deviations.
+        boxes: what each sampled front leaves.
         floor: `m`; only outcomes that reach it everywhere improve anything; −∞ for none.
     """
     log_gain = _log_expected_excess(mean, sigma, boxes.levels)
@@ -94,14 +98,12 @@ def log_improvement(mean: Tensor, sigma: Tensor, boxes: Boxes, floor: Tensor) ->
 
 
 def _log_expected_excess(mean: Tensor, sigma: Tensor, levels: Tensor) -> Tensor:
-    """log E[(y − a)⁺] at each level a: `c x s x m x L`."""
-    sigma = sigma[:, None, :, None]
+    """Log E[(y − a)⁺] at each level a: `c x s x m x L`."""
+    sigma = sigma.unsqueeze(-1)
     return sigma.log() + log_h((mean.unsqueeze(-1) - levels) / sigma)
 
 
-def _with_floor(
-    width: Tensor, mean: Tensor, sigma: Tensor, boxes: Boxes, floor: Tensor
-) -> Tensor:
+def _with_floor(width: Tensor, mean: Tensor, sigma: Tensor, boxes: Boxes, floor: Tensor) -> Tensor:
     """Count only outcomes of at least the floor f.
 
     With f' = f clipped to the box, E[(min(y, u) − l)⁺ 1(y ≥ f)] = (f' − l) P(y ≥ f) +
@@ -111,8 +113,8 @@ def _with_floor(
     lower = boxes.levels.gather(-1, boxes.lower)
     upper = boxes.levels.gather(-1, boxes.upper)
     at = torch.minimum(torch.maximum(floor.clamp_min(-BEYOND)[:, None], lower), upper)
-    deviation = sigma[:, None, :, None]
-    log_reached = torch.special.log_ndtr((mean - floor.clamp_min(-BEYOND)) / sigma[:, None])
+    deviation = sigma.unsqueeze(-1)
+    log_reached = torch.special.log_ndtr((mean - floor.clamp_min(-BEYOND)) / sigma)
     jump = (at - lower).clamp_min(1e-300).log() + log_reached.unsqueeze(-1)
     start, end = (
         deviation.log() + log_h((mean.unsqueeze(-1) - level) / deviation) for level in (at, upper)

@@ -35,9 +35,10 @@ from typing import Literal
 from acquisition.draft import Draft
 from acquisition.fisher import FisherRule
 from acquisition.hypervolume import Criterion
-from acquisition.model_search import ReferenceRule, Settings, extend_by_model
+from acquisition.model_search import Extension, ReferenceRule, Settings, extend_by_model
 from acquisition.space_filling import fill_initial_design, fill_with_sobol
 from acquisition.strategy import Observations, Proposal
+from acquisition.surrogates import LinkRule, SurrogateRule
 from acquisition.weak_to_strong import WeakToStrongRule
 
 Preset = Literal["default", "reference"]
@@ -52,6 +53,9 @@ PRESETS: Mapping[str, Settings] = {
         weak_to_strong="pool",
         fisher="off",
         local_slots=False,
+        surrogate="gp",
+        link="off",
+        importance=False,
     ),
     "reference": Settings(
         initial=10,
@@ -62,6 +66,9 @@ PRESETS: Mapping[str, Settings] = {
         weak_to_strong="replace",
         fisher="low",
         local_slots=False,
+        surrogate="gp",
+        link="off",
+        importance=False,
     ),
 }
 
@@ -87,6 +94,9 @@ class MMMO:
     weak_to_strong: WeakToStrongRule | None = None
     fisher: FisherRule | None = None
     local_slots: bool | None = None
+    surrogate: SurrogateRule | None = None
+    link: LinkRule | None = None
+    importance: bool | None = None
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -135,8 +145,8 @@ def _propose(settings: Settings, observations: Observations, q: int, seed: int) 
     """Fill the initial design up to its size, then ask the model, then Sobol for what is open."""
     draft = Draft(observations)
     fill_initial_design(draft, observations, min(q, settings.initial - observations.count), seed)
-    reason = ""
+    made = Extension()
     if len(draft) < q:
-        reason = extend_by_model(draft, q, observations, settings, seed)
-    fill_with_sobol(draft, q, seed, reason)
-    return draft.proposal()
+        made = extend_by_model(draft, q, observations, settings, seed)
+    fill_with_sobol(draft, q, seed, made.reason)
+    return draft.proposal(made.summary)

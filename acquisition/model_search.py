@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+import moocore
 import numpy as np
 import torch
 from torch import Tensor
 
+from acquisition.boxes import MOST_OBJECTIVES
+from acquisition.diagnostics import summary
 from acquisition.draft import Draft
 from acquisition.fisher import FisherRule, fisher_information, select
 from acquisition.hypervolume import (
@@ -22,7 +26,13 @@ from acquisition.hypervolume import (
     reproducible,
 )
 from acquisition.strategy import Observations
-from acquisition.surrogates import NUMERICAL_ERRORS, Surrogate, fit_surrogate
+from acquisition.surrogates import (
+    NUMERICAL_ERRORS,
+    LinkRule,
+    Surrogate,
+    SurrogateRule,
+    fit_surrogate,
+)
 from acquisition.weak_to_strong import (
     WeakToStrongRule,
     best_sums,
@@ -56,6 +66,9 @@ class Settings:
         fisher: `off`, or twice as many candidates are made and half are kept: `low` information,
             `high` information, or jointly least known (`logdet`).
         local_slots: every second trial is sought near a random point of the front.
+        surrogate: what models a score, see `acquisition.surrogates.fit_surrogate`.
+        link: likewise, for bounded accuracies.
+        importance: use the sizes of what coordinates move, where they are known.
 
     Raises:
         ValueError: a value that is not allowed.
@@ -69,6 +82,9 @@ class Settings:
     weak_to_strong: WeakToStrongRule
     fisher: FisherRule
     local_slots: bool
+    surrogate: SurrogateRule
+    link: LinkRule
+    importance: bool
 
     def __post_init__(self) -> None:
         if self.initial < 0:
@@ -89,23 +105,41 @@ ALLOWED: Mapping[str, tuple[object, ...]] = {
     "weak_to_strong": get_args(WeakToStrongRule),
     "fisher": get_args(FisherRule),
     "local_slots": (True, False),
+    "surrogate": get_args(SurrogateRule),
+    "link": get_args(LinkRule),
+    "importance": (True, False),
 }
+
+
+@dataclass(frozen=True)
+class Extension:
+    """How far a draft was extended.
+
+    Attributes:
+        reason: why it stayed short, or "".
+        summary: what the model believes; empty where there was none.
+    """
+
+    reason: str = ""
+    summary: Mapping[str, Any] = field(default_factory=dict)
 
 
 def extend_by_model(
     draft: Draft, rows: int, observations: Observations, settings: Settings, seed: int
-) -> str:
-    """Extend the draft towards `rows` rows; say why if it stays short, else return ""."""
+) -> Extension:
+    """Extend the draft towards `rows` rows."""
     if len(observations.X) < 2:
-        return "fewer than two scored trials"
+        return Extension("fewer than two scored trials")
     torch_seed, own_seed = _seeds(seed, observations.count)
     try:
         with reproducible(torch_seed):
             search = _ModelSearch(settings, observations, torch.Generator().manual_seed(own_seed))
             search.extend(draft, rows)
+            believed = search.summary()
     except NUMERICAL_ERRORS as error:
-        return f"{type(error).__name__}: {error}"
-    return "" if len(draft) >= rows else "all good points of the model were proposed before"
+        return Extension(f"{type(error).__name__}: {error}")
+    short = len(draft) < rows
+    return Extension("all good points of the model were proposed before" if short else "", believed)
 
 
 def _seeds(seed: int, count: int) -> tuple[int, int]:
@@ -137,6 +171,7 @@ class _ModelSearch:
         )
         front = least_dominated(self._Z, feasible(self._Z, constraints), ELITES)
         self._front = observations.X[front]
+        self._log_gain: float | None = None
 
     def extend(self, draft: Draft, rows: int) -> None:
         """Make candidates, cross and select them, and offer them to the draft."""
@@ -152,6 +187,17 @@ class _ModelSearch:
         for x, diagnostics in candidates:
             draft.offer(x, diagnostics)
 
+    def summary(self) -> Mapping[str, Any]:
+        """What the model believes, and what it expects of its best candidate."""
+        gain = None
+        if self._log_gain is not None and len(self._target.reference) <= MOST_OBJECTIVES:
+            ok = feasible(self._Z, self._target.constraints)
+            reached = moocore.hypervolume(
+                self._Z[ok].numpy(), ref=self._target.reference.numpy(), maximise=True
+            )
+            gain = math.exp(self._log_gain) / reached if reached > 0 else None
+        return summary(self._surrogate, self._observations, gain)
+
     def _fit(self) -> Surrogate:
         seen, settings = self._observations, self._settings
         nothing_known = (None,) * seen.Y.shape[-1]
@@ -160,6 +206,9 @@ class _ModelSearch:
             seen.Y,
             seen.Yvar if settings.measured_noise else None,
             (seen.known or nothing_known) if settings.exact_known else nothing_known,
+            kind=settings.surrogate,
+            link=settings.link,
+            importance=seen.importance if settings.importance else None,
         )
 
     def _reference(self, constraints: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -181,6 +230,8 @@ class _ModelSearch:
         for _ in range(count):
             bounds, origin = self._box(branch.position)
             points, values = maximise(gains.gain(), bounds, self._extra_starts(), branch.snap)
+            if self._log_gain is None and origin == "acquisition":
+                self._log_gain = float(values[0])
             if not any(
                 branch.offer(x, {"origin": origin, "acquisition": float(value)})
                 for x, value in zip(points, values, strict=True)

@@ -97,14 +97,15 @@ class Link:
         inner = (1 - 2 * SHRINKAGE) * self.outcome.scale / self.logit.scale
         return inner / (p * (1 - p))
 
-    def mean(self, mean: Tensor, variance: Tensor) -> Tensor:
-        """E z where u is normal, elementwise, by a Gauss–Hermite rule."""
+    def moments(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of z where u is normal, elementwise, by a Gauss–Hermite rule."""
         nodes, weights = (
             torch.from_numpy(a).to(mean) for a in np.polynomial.hermite_e.hermegauss(NODES)
         )
-        u = mean.unsqueeze(-1) + variance.sqrt().unsqueeze(-1) * nodes
-        expected: Tensor = self.inverse(u) @ weights / math.sqrt(2 * math.pi)
-        return expected
+        weights = weights / math.sqrt(2 * math.pi)
+        z = self.inverse(mean.unsqueeze(-1) + variance.sqrt().unsqueeze(-1) * nodes)
+        centre = z @ weights
+        return centre, (z - centre.unsqueeze(-1)).square() @ weights
 
 
 def _inside(y: Tensor) -> Tensor:

@@ -71,15 +71,11 @@ class Process:
         own = self.kernel(X.unsqueeze(-2), X.unsqueeze(-2)).reshape(len(X))
         return mean, (own - towards.square().sum(-1)).clamp_min(LEAST_VARIANCE)
 
-    def joint(self, X: Tensor) -> tuple[Tensor, Tensor]:
-        """Means per sample and the covariance of points together: `c x d` → `c x s`, `c x c`."""
-        mean, covariance, _ = self._joint(X)
-        return mean, covariance
-
     def imagined(self, X: Tensor, draws: Tensor) -> tuple[Process, Tensor]:
-        """Sample outcomes at `c x d` points without noise, and condition on them.
+        """Sample outcomes without noise, and condition on them.
 
         Args:
+            X: `c x d` points.
             draws: `s x c` standard normal numbers; s samples grow out of one.
 
         Returns:
@@ -108,4 +104,5 @@ class Process:
 
 def _inverse(factor: Tensor) -> Tensor:
     identity = torch.eye(len(factor), dtype=factor.dtype)
-    return torch.linalg.solve_triangular(factor, identity, upper=False)
+    inverse: Tensor = torch.linalg.solve_triangular(factor, identity, upper=False)
+    return inverse

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
+from botorch.models.gp_regression import SingleTaskGP
 from botorch.utils.multi_objective.pareto import is_non_dominated
 from botorch.utils.sampling import draw_sobol_normal_samples
 from torch import Tensor
 
 from acquisition.improvement import Boxes, log_improvement
-from acquisition.posterior import Process
+from acquisition.outcomes import Link
+from acquisition.posterior import LEAST_VARIANCE, Process
 from acquisition.surrogates import Surrogate
 
 SAMPLES = 16
@@ -37,6 +40,7 @@ class SampledFront:
 
     Attributes:
         parts: per objective its process, or the exact function of a known one.
+        links: per objective the link of its process, or None.
         outcomes: `s x n x m`.
         reference: `m` reference point of the hypervolume.
         floor: `m`, the least value of a feasible outcome; −∞ without a constraint.
@@ -44,6 +48,7 @@ class SampledFront:
     """
 
     parts: tuple[Process | Function, ...]
+    links: tuple[Link | None, ...]
     outcomes: Tensor
     reference: Tensor
     floor: Tensor
@@ -58,11 +63,11 @@ class SampledFront:
         Draws from torch's generator: call within `reproducible`.
         """
         parts = tuple(
-            Process.of(model) if k in surrogate.modelled else _exact(model)
+            Process.of(cast(SingleTaskGP, model)) if k in surrogate.modelled else _exact(model)
             for k, model in enumerate(surrogate.model.models)
         )
         empty = X.new_empty(SAMPLES if integrates else 1, 0, len(parts))
-        front = cls(parts, empty, reference, floor, integrates)
+        front = cls(parts, surrogate.links, empty, reference, floor, integrates)
         return front.with_points(front._best(X) if integrates else X)
 
     def with_points(self, X: Tensor) -> SampledFront:
@@ -71,20 +76,27 @@ class SampledFront:
             return self
         parts, columns = [], []
         draws = self._draws(len(self.outcomes), len(X))
-        for part, numbers in zip(self.parts, draws, strict=True):
-            if not isinstance(part, Process):
-                outcomes = part(X).detach().expand(len(numbers), -1)
-            elif self.integrates:
-                part, outcomes = part.imagined(X, numbers)
-            else:
-                outcomes = part.joint(X)[0].T
-            parts.append(part)
+        for part, link, numbers in zip(self.parts, self.links, draws, strict=True):
+            after, outcomes = self._imagined(part, link, X, numbers)
+            parts.append(after)
             columns.append(outcomes)
         new = torch.stack(columns, dim=-1)
         return replace(self, parts=tuple(parts), outcomes=torch.cat([self.outcomes, new], dim=1))
 
+    def _imagined(
+        self, part: Process | Function, link: Link | None, X: Tensor, draws: Tensor
+    ) -> tuple[Process | Function, Tensor]:
+        """One objective given its outcomes at X, and these, `s x c`."""
+        with torch.no_grad():
+            if not isinstance(part, Process):
+                return part, part(X).expand(len(draws), -1)
+            if not self.integrates:
+                return part, _accuracy(link, *part.moments(X))[0].T
+            after, outcomes = part.imagined(X, draws)
+            return after, outcomes if link is None else link.inverse(outcomes)
+
     def gain(self) -> Function:
-        """log of the expected hypervolume improvement of one point: `c x 1 x d` → `c`."""
+        """Log of the expected hypervolume improvement of one point: `c x 1 x d` → `c`."""
         counted = (self.outcomes >= self.floor).all(dim=-1)
         boxes = Boxes.above(self.outcomes, counted, self.reference)
 
@@ -95,16 +107,20 @@ class SampledFront:
         return log_gain
 
     def moments(self, X: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each objective at single points: means `c x s x m`, standard deviations `c x m`."""
+        """Of each objective at single points: means and standard deviations, `c x s x m` each.
+
+        An accuracy behind a link is taken to be normal, of its own two moments.
+        """
         means, deviations = [], []
-        for part in self.parts:
+        shape = (len(X), len(self.outcomes))
+        for part, link in zip(self.parts, self.links, strict=True):
             if isinstance(part, Process):
-                mean, variance = part.moments(X)
-                means.append(mean.expand(-1, len(self.outcomes)))
-                deviations.append(variance.sqrt())
+                mean, variance = _accuracy(link, *part.moments(X))
+                means.append(mean.expand(shape))
+                deviations.append(variance.sqrt().expand(shape))
             else:
-                value = part(X)
-                means.append(value.unsqueeze(-1).expand(-1, len(self.outcomes)))
+                value = part(X).unsqueeze(-1).expand(shape)
+                means.append(value)
                 deviations.append(torch.full_like(value, KNOWN_DEVIATION))
         return torch.stack(means, dim=-1), torch.stack(deviations, dim=-1)
 
@@ -126,6 +142,14 @@ class SampledFront:
             points * len(self.parts), samples, dtype=torch.float64, seed=seed
         )
         return drawn.reshape(samples, len(self.parts), points).unbind(dim=1)
+
+
+def _accuracy(link: Link | None, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Moments of the standardised outcome: `c x s` means and `c` variances of its process."""
+    if link is None:
+        return mean, variance.unsqueeze(-1)
+    mean, variance = link.moments(mean, variance.unsqueeze(-1).expand_as(mean))
+    return mean, variance.clamp_min(LEAST_VARIANCE)
 
 
 def _exact(model: object) -> Function:

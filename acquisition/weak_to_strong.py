@@ -59,6 +59,19 @@ def weak_to_strong(targets: Tensor, elites: Tensor, generator: torch.Generator) 
     return crossover(targets, (a, b, e), draws, forced)
 
 
+def directions(weak: Tensor, strong: Tensor, steps: Tensor) -> Tensor:
+    """Go on from weak through strong: clip(s + t (s − w), 0, 1).
+
+    Where what made s better than w has not ended at s, more of it is better still.
+
+    Args:
+        weak: `r x d`.
+        strong: `r x d`.
+        steps: `r` lengths t, in units of the way from weak to strong.
+    """
+    return (strong + steps.unsqueeze(-1) * (strong - weak)).clamp(0.0, 1.0)
+
+
 def best_sums(Y: Tensor, count: int) -> Tensor:
     """Rows of `n x m` with the largest Σ_m y_m, best first: the elites of the released MM-MO."""
     return torch.sort(Y.sum(dim=-1), descending=True, stable=True).indices[:count]

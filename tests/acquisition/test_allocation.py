@@ -88,7 +88,7 @@ class TestGain:
     def test_a_dominated_trial_is_never_promoted(self) -> None:
         Y = rows([0.0, 0.0], [1.0, 1.0], [0.5, 0.5], [0.4, 0.4], [0.3, 0.3], [0.2, 0.2])
         seen = partly(Y, [0.1] * 6, noise=1e-8)
-        assert set(row for row, _ in promoted(plan(self.gain, seen, 3))) <= {1}
+        assert {row for row, _ in promoted(plan(self.gain, seen, 3))} <= {1}
 
     def test_it_is_a_pure_function(self) -> None:
         seen = partly(random_points(8, 2), [0.1] * 8, noise=0.05)
