@@ -14,9 +14,9 @@ from typing import Any, cast
 import torch
 from botorch.models.gp_regression import SingleTaskGP
 from gpytorch.settings import skip_posterior_variances
+from linear_operator.utils.cholesky import psd_safe_cholesky
 from torch import Tensor
 
-from acquisition.fitting import leave_one_out
 from acquisition.outcomes import Link
 from acquisition.space_filling import sobol_points
 from acquisition.strategy import Observations
@@ -65,6 +65,27 @@ def summary(surrogate: Surrogate, observations: Observations, gain: float | None
         shared = dict(zip(names, shares.tolist(), strict=True))
         described.append(_judged(gp, link) | {"importance": shared})
     return {"objectives": described, "observations": len(observations.X), "gain": gain}
+
+
+def leave_one_out(covariance: Tensor, residuals: Tensor) -> tuple[Tensor, Tensor]:
+    """Predict each observation of a Gaussian process from all the others.
+
+    Rasmussen & Williams (2006), equation 5.12: with covariance K and r = y − mean, leaving i out
+    errs by [K⁻¹ r]_i / [K⁻¹]_ii, with variance 1 / [K⁻¹]_ii. Hyperparameters stay as they are.
+
+    Args:
+        covariance: `n x n` covariance of the observations, noise included.
+        residuals: `n` observations minus prior means.
+
+    Returns:
+        `n` errors, observed minus predicted, and their `n` variances, noise included.
+
+    Raises:
+        NotPSDError: the covariance is not positive definite.
+    """
+    inverse = torch.cholesky_inverse(psd_safe_cholesky(covariance))
+    variances = 1.0 / inverse.diagonal()
+    return (inverse @ residuals) * variances, variances
 
 
 def r_squared(observed: Tensor, errors: Tensor) -> float:

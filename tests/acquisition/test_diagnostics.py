@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from acquisition.diagnostics import calibration, importance, r_squared, summary
-from acquisition.fitting import leave_one_out
+from acquisition.diagnostics import calibration, importance, leave_one_out, r_squared, summary
 from acquisition.surrogates import Surrogate, fit_surrogate
 
 
