@@ -3,6 +3,7 @@
     python -m experiments.sample_efficiency --reduced
     python -m experiments.sample_efficiency --problems merge6 merge12 --seeds 10
     python -m experiments.sample_efficiency --contestants mm_mo mm_mo:local_slots=true
+    python -m experiments.sample_efficiency --contestants mm_mo mm_mo@start=0.2,promote=gain
 
 Runs are kept in `experiments/sample_efficiency/runs`; a killed study carries on where it was.
 """
@@ -66,12 +67,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--contestants", nargs="+", help="labels of contestants.py; all by default")
     add("--seeds", type=int, default=10)
     add("--first-seed", type=int, default=0)
-    add("--budget", type=int, default=30, help="evaluations")
-    add("--items", type=int, default=1300, help="items per benchmark and evaluation")
+    add("--budget", type=int, default=30, help="full evaluations: items are what is spent")
+    add("--items", type=int, default=1300, help="items per benchmark of a full evaluation")
     add("--anchors", action="store_true", help="tell strategies the problem's anchors")
     add("--reference", action="store_true", help="tell strategies the reference point")
     add("--processes", type=int, default=1)
-    add("--at", type=int, nargs="+", default=[15, 30, 50, 100], help="evaluations in the table")
+    add("--at", type=float, nargs="+", default=[7.5, 15, 30, 50, 100], help="columns of the table")
     add("--against", default="mm_mo", help="the contestant that others are compared with")
     add("--runs", type=Path, default=Path(__file__).parent / "runs", help="folder of the runs")
     add("--save", type=Path, metavar="FILE", help="write a small results file")

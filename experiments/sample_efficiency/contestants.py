@@ -1,23 +1,50 @@
 """The contestants by name, each with its batch sizes, all behind `acquisition.strategy.Strategy`.
 
 A label is a name, or a name with options: `mm_mo:local_slots=true,fisher=high`. Options are those
-of the strategy's constructor.
+of the strategy's constructor. What follows `@` says how items are spent:
+`mm_mo@start=0.2,promote=gain,order=shared,confirm=10`; see `Fidelity`.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 
+from acquisition.allocation import Allocation
 from acquisition.draft import Draft
 from acquisition.strategy import STRATEGIES, Observations, Proposal, Strategy, open_strategy
 
 INITIAL, BATCH = 10, 5
+
+Order = Literal["own", "shared"]
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How items are spent.
+
+    Attributes:
+        allocation: the share that a point begins with, and who is promoted.
+        order: every point answers items in an order of its `own`, or all in one that is `shared`.
+        confirm: points at most that answer all items at the end.
+
+    Raises:
+        ValueError: an order that there is not.
+    """
+
+    allocation: Allocation = field(default_factory=Allocation)
+    order: Order = "own"
+    confirm: int = 10
+
+    def __post_init__(self) -> None:
+        if self.order not in get_args(Order):
+            raise ValueError(f"order: found {self.order!r}, allowed: {', '.join(get_args(Order))}")
 
 
 @dataclass(frozen=True)
@@ -32,6 +59,7 @@ class Contestant:
     strategy: Strategy
     first: int = INITIAL
     batch: int = BATCH
+    fidelity: Fidelity = field(default_factory=Fidelity)
 
 
 class Random:
@@ -53,18 +81,32 @@ def open_contestant(label: str, dimension: int, budget: int) -> Contestant:
     Raises:
         KeyError: no contestant of that name.
         TypeError: an option that it does not have.
+        ValueError: an option with a value that is not allowed.
     """
-    name, options = parse(label)
+    asked, _, items = label.partition("@")
+    name, options = parse(asked)
+    fidelity = _fidelity(_pairs(items))
+    trials = math.floor(budget / fidelity.allocation.start)
     if name in STRATEGIES:
-        return Contestant(open_strategy(name, options))
-    return NAMES[name](options, dimension, budget)
+        return Contestant(open_strategy(name, options), fidelity=fidelity)
+    return replace(NAMES[name](options, dimension, trials), fidelity=fidelity)
 
 
 def parse(label: str) -> tuple[str, dict[str, Any]]:
     """The name and the options of a label; values are JSON, or else text."""
     name, _, text = label.partition(":")
+    return name, _pairs(text)
+
+
+def _pairs(text: str) -> dict[str, Any]:
     pairs = [item.partition("=")[::2] for item in text.split(",") if item]
-    return name, {key: _value(value) for key, value in pairs}
+    return {key: _value(value) for key, value in pairs}
+
+
+def _fidelity(options: Mapping[str, Any]) -> Fidelity:
+    own = {key: options[key] for key in ("order", "confirm") if key in options}
+    others = {key: value for key, value in options.items() if key not in own}
+    return Fidelity(Allocation(**others), **own)
 
 
 def _value(text: str) -> Any:
@@ -107,6 +149,18 @@ def _parego(options: Options, dimension: int, budget: int) -> Contestant:
     return Contestant(ParEGO(**options))
 
 
+def _parego_rf(options: Options, dimension: int, budget: int) -> Contestant:
+    from experiments.sample_efficiency.forest import ForestParEGO
+
+    return Contestant(ForestParEGO(**options))
+
+
+def _sip_bmm(options: Options, dimension: int, budget: int) -> Contestant:
+    from experiments.sample_efficiency.model_based import SIPBMM
+
+    return Contestant(SIPBMM(**options))
+
+
 def _ax(options: Options, dimension: int, budget: int) -> Contestant:
     from experiments.sample_efficiency.model_based import AxDefault
 
@@ -129,6 +183,8 @@ NAMES: Mapping[str, Callable[[Options, int, int], Contestant]] = {
     "cmaes": _cmaes,
     "map": _map,
     "qlognparego": _parego,
+    "parego_rf": _parego_rf,
+    "sip_bmm": _sip_bmm,
     "ax_default": _ax,
     "mm_mo_released": _released,
     "mm_mo_reference": _reference,

@@ -19,6 +19,7 @@ from pymoo.core.problem import Problem as PymooProblem
 from acquisition.draft import Draft
 from acquisition.space_filling import fill_initial_design, fill_with_sobol
 from acquisition.strategy import Observations, Proposal
+from experiments.sample_efficiency.nearby import offer_nearby
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +40,8 @@ class NSGA2:
             fill_initial_design(draft, observations, min(q, self.batch - n), seed)
             return draft.proposal()
         for x in self._replay(observations, seed)[:q]:
-            draft.offer(torch.from_numpy(x), {"origin": "nsga2"})
-        fill_with_sobol(draft, q, seed, "a child was evaluated before")
+            offer_nearby(draft, torch.from_numpy(x), {"origin": "nsga2"}, seed)
+        fill_with_sobol(draft, q, seed, "all around a child was evaluated before")
         return draft.proposal()
 
     def _replay(self, observations: Observations, seed: int) -> np.ndarray:
@@ -86,8 +87,8 @@ class CMAES:
         """The next generation, at most q of it."""
         draft = Draft(observations)
         for x in self._replay(observations, seed)[:q]:
-            draft.offer(torch.from_numpy(x), {"origin": "cmaes"})
-        fill_with_sobol(draft, q, seed, "a child was evaluated before")
+            offer_nearby(draft, torch.from_numpy(x), {"origin": "cmaes"}, seed)
+        fill_with_sobol(draft, q, seed, "all around a child was evaluated before")
         return draft.proposal()
 
     def _replay(self, observations: Observations, seed: int) -> np.ndarray:

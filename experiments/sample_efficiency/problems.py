@@ -1,8 +1,10 @@
-"""What is searched: merging-like responses and four known test problems, everything maximised.
+"""What is searched: merging-like responses, test problems and real merges, everything maximised.
 
 Names: `merge6` has 6 coefficients, two accuracies and the sparsity objective; `merge12a3` three
-accuracies, `merge6i1` another instance. `dtlz2`, `zdt1`, `vehicle` and `penicillin` are from
-BoTorch. A problem depends on nothing but its name.
+accuracies, `merge6i1` another instance; `layers24` has coefficients of very unequal importance.
+`dtlz2`, `zdt1`, `vehicle` and `penicillin` are from BoTorch. `quickstart`, `encoder` and `digits`
+are tables of real merges, with `-scores` without their sparsity objective. A problem depends on
+nothing but its name.
 """
 
 from __future__ import annotations
@@ -35,6 +37,9 @@ RIPPLE, WAVES = 0.25, (1.5, 3.0)
 OWN, OTHER = (0.45, 0.95), (0.05, 0.55)
 """Where the best coefficient of a task's own expert lies, and of the others."""
 
+TAIL = 0.6
+"""Standard deviation of the logarithm of a layer's task-vector norm, in `layersD`."""
+
 NOISE = 0.01
 """Standard error of a test function at `ITEMS` items, as a share of its range over the cube."""
 
@@ -48,6 +53,9 @@ class Problem(ABC):
         reference: `m` reference point of the hypervolume.
         known: per objective its exact function, or None if it is only measured.
         anchors: `a x d` points that a user would try first; a may be 0.
+        importance: as in `Observations`.
+        items: of the benchmark that has the most; None: as many as are asked for.
+        points: how many there are.
     """
 
     name: str
@@ -55,6 +63,9 @@ class Problem(ABC):
     reference: Tensor
     known: tuple[KnownObjective | None, ...]
     anchors: Tensor
+    importance: Tensor | None = None
+    items: int | None = None
+    points: float = math.inf
 
     @abstractmethod
     def truth(self, X: Tensor) -> Tensor:
@@ -64,7 +75,19 @@ class Problem(ABC):
     def evaluate(
         self, X: Tensor, rng: np.random.Generator, items: int = ITEMS
     ) -> tuple[Tensor, Tensor]:
-        """Measured values and their estimated variances, both `n x m`."""
+        """Measured values and their estimated variances, both `n x m`.
+
+        For one point the items are the first of an order that the state of `rng` determines: more
+        items from the same state begin with the same items, so a score can grow.
+        """
+
+    def snap(self, X: Tensor, taken: Tensor) -> Tensor:
+        """What would be evaluated of `... x d` points, where `t x d` points have been before."""
+        return X
+
+    def held_out(self, X: Tensor) -> Tensor | None:
+        """Values on items that no search sees, `n x d` → `n x m`; None where there are none."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -107,6 +130,11 @@ class MergingLike(Problem):
     experts: int = EXPERTS
 
     @property
+    def importance(self) -> Tensor:
+        """The sizes of the task vectors' parts, of mean 1."""
+        return self.weights * self.dimension
+
+    @property
     def dimension(self) -> int:
         """The number of coefficients."""
         return len(self.weights)
@@ -140,12 +168,13 @@ class MergingLike(Problem):
     def evaluate(
         self, X: Tensor, rng: np.random.Generator, items: int = ITEMS
     ) -> tuple[Tensor, Tensor]:
-        """Draw binomial accuracies; their variance is p(1 − p)/n of the smoothed share.
+        """Draw right and wrong answers; the variance is p(1 − p)/n of the smoothed share.
 
         The smoothing, (k + 1)/(n + 2), keeps 0 or n right answers from looking certain.
         """
         Y = self.truth(X)
-        right = torch.from_numpy(rng.binomial(items, Y[:, :-1].numpy()))
+        draws = torch.from_numpy(rng.random((len(X), items, len(self.responses))))
+        right = (draws < Y[:, None, :-1]).sum(1)
         Y[:, :-1] = right / items
         p = (right + 1) / (items + 2)
         return Y, torch.cat([p * (1 - p) / items, torch.zeros_like(Y[:, -1:])], dim=-1)
@@ -156,16 +185,33 @@ def merging_like(name: str, d: int, accuracies: int, instance: int) -> MergingLi
     rng = np.random.default_rng((d, accuracies, instance))
     experts = max(EXPERTS, accuracies)
     owner = np.arange(d) % experts
-    responses = tuple(_response(rng, owner == k) for k in range(accuracies))
+    responses = tuple(_response(rng, owner == k, np.ones(d)) for k in range(accuracies))
     weights = rng.uniform(0.5, 1.5, d)
     return MergingLike(name, responses, torch.from_numpy(weights / weights.sum()), experts)
 
 
-def _response(rng: np.random.Generator, own: np.ndarray) -> Response:
+def layer_wise(name: str, d: int, accuracies: int, instance: int) -> MergingLike:
+    """Draw a problem whose coefficients scale layers of very unequal task-vector norms.
+
+    Norms are log-normal. An accuracy's curvature along a coefficient is what it is in
+    `merging_like`, a factor e^N(0, 1) included, times the norm squared: a loss that is isotropic in
+    the weights would have the square alone. So norms tell what matters, but not all of it.
+    """
+    rng = np.random.default_rng((d, accuracies, instance, 1))
+    experts = max(EXPERTS, accuracies)
+    owner = np.arange(d) % experts
+    weights = np.exp(rng.normal(0.0, TAIL, d))
+    weights /= weights.sum()
+    responses = tuple(_response(rng, owner == k, weights * d) for k in range(accuracies))
+    return MergingLike(name, responses, torch.from_numpy(weights), experts)
+
+
+def _response(rng: np.random.Generator, own: np.ndarray, norms: np.ndarray) -> Response:
     d = len(own)
     centre = np.where(own, rng.uniform(*OWN, d), rng.uniform(*OTHER, d))
     mixing = np.eye(d) + 0.5 * rng.standard_normal((d, d)) / math.sqrt(d)
     A = mixing @ np.diag(np.exp(rng.normal(0.0, 1.0, d))) @ mixing.T
+    A *= np.outer(norms, norms)
     # E (x − c)ᵀ A (x − c) over the cube, with variance 1/12 per coordinate
     shift = 0.5 - centre
     A *= DEPTH / (np.trace(A) / 12 + shift @ A @ shift)
@@ -210,9 +256,10 @@ class TestFunction(Problem):
         self, X: Tensor, rng: np.random.Generator, items: int = ITEMS
     ) -> tuple[Tensor, Tensor]:
         """Standard errors are a hundredth of the range at 1,300 items and fall as 1/√items."""
-        deviation = self._deviation * math.sqrt(ITEMS / items)
-        noise = torch.from_numpy(rng.standard_normal((len(X), len(deviation))))
-        return self.truth(X) + deviation * noise, (deviation**2).expand(len(X), -1).clone()
+        deviation = self._deviation * math.sqrt(ITEMS)
+        noise = torch.from_numpy(rng.standard_normal((len(X), items, len(deviation)))).mean(1)
+        variance = (deviation**2 / items).expand(len(X), -1).clone()
+        return self.truth(X) + deviation * noise, variance
 
 
 def open_problem(name: str) -> Problem:
@@ -221,9 +268,10 @@ def open_problem(name: str) -> Problem:
     Raises:
         KeyError: there is none.
     """
-    if found := re.fullmatch(r"merge(\d+)(?:a(\d+))?(?:i(\d+))?", name):
-        d, accuracies, instance = found.groups()
-        return merging_like(name, int(d), int(accuracies or 2), int(instance or 0))
+    if found := re.fullmatch(r"(merge|layers)(\d+)(?:a(\d+))?(?:i(\d+))?", name):
+        family, d, accuracies, instance = found.groups()
+        draw = merging_like if family == "merge" else layer_wise
+        return draw(name, int(d), int(accuracies or 2), int(instance or 0))
     double = {"negate": True, "dtype": torch.float64}
     if name == "dtlz2":
         return TestFunction(name, DTLZ2(dim=6, num_objectives=3, **double))
@@ -234,4 +282,6 @@ def open_problem(name: str) -> Problem:
         return TestFunction(name, VehicleSafety(**double))
     if name == "penicillin":
         return TestFunction(name, Penicillin(**double))
-    raise KeyError(name)
+    from experiments.sample_efficiency.tabulated import open_table
+
+    return open_table(name)

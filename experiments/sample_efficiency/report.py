@@ -12,7 +12,11 @@ import numpy as np
 from scipy.stats import t as student
 
 Record = Mapping[str, Any]
-MEASURES = ("hypervolume", "front_hypervolume", "front_igd_plus")
+MEASURES = ("hypervolume", "front_hypervolume", "front_igd_plus", "held_out_hypervolume")
+"""The last only where a problem has held-out items."""
+HELD_OUT = MEASURES[-1]
+GRID = 120
+"""Points of a line of the plot."""
 
 
 def grouped(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
@@ -30,6 +34,12 @@ def setting(run: Mapping[str, Any]) -> str:
     return f"{run['problem']}, {run['budget']} x {run['items']} items{extra}"
 
 
+def value(record: Record, measure: str, spent: float) -> float:
+    """A measure when so many full evaluations were spent; NaN before the first."""
+    steps = int(np.searchsorted(record["spent"], spent + 1e-6, side="right"))
+    return float(record[measure][steps - 1]) if steps else math.nan
+
+
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """Mean and half width of its 95 % interval (Student); NaN for one value."""
     if len(values) < 2:
@@ -38,32 +48,31 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(student.ppf(0.975, len(values) - 1) * error)
 
 
-def lines(records: Iterable[Record], at: Sequence[int], against: str) -> list[str]:
-    """Markdown: hypervolume after `at` evaluations, then what the final front is worth.
+def lines(records: Iterable[Record], at: Sequence[float], against: str) -> list[str]:
+    """Markdown: hypervolume when `at` full evaluations are spent, then what the front is worth.
 
-    The final hypervolume of the contestant `against` is subtracted from the others', seed by seed.
+    The front is of the points that answered all items. The final hypervolume of the contestant
+    `against` is subtracted from the others', seed by seed.
     """
     result: list[str] = []
     groups = grouped(records)
     for name in dict.fromkeys(s for s, _ in groups):
-        shown = [n for n in at if n <= _budget(groups, name)]
-        columns = [f"HV % at {n}" for n in shown]
-        columns += [
-            f"less `{against}`",
-            "measured front HV %",
-            "its IGD+ x 100",
-            "proposals, CPU s",
-            "seeds",
-        ]
-        result += ["", f"**{name}**", "", "| contestant | " + " | ".join(columns) + " |"]
-        result.append("|---" * (len(columns) + 1) + "|")
         rows = [(c, rs) for (s, c), rs in groups.items() if s == name]
         rows.sort(key=lambda row: -interval(_last(row[1], "hypervolume"))[0])
+        shown = [n for n in at if n <= _budget(groups, name)]
+        held_out = [HELD_OUT] if all(HELD_OUT in r for _, rs in rows for r in rs) else []
+        columns = [f"HV % at {n:g}" for n in shown]
+        columns += [f"less `{against}`", "measured front HV %", "its IGD+ x 100"]
+        columns += ["its held-out HV %" for _ in held_out]
+        columns += ["points", "proposals, CPU s", "seeds"]
+        result += ["", f"**{name}**", "", "| contestant | " + " | ".join(columns) + " |"]
+        result.append("|---" * (len(columns) + 1) + "|")
         for contestant, rs in rows:
-            cells = [_cell([100 * r["hypervolume"][n - 1] for r in rs]) for n in shown]
+            cells = [_cell([100 * value(r, "hypervolume", n) for r in rs]) for n in shown]
             cells.append(_cell(_differences(rs, groups.get((name, against), []))))
-            cells.append(_cell([100 * v for v in _last(rs, "front_hypervolume")]))
-            cells.append(_cell([100 * v for v in _last(rs, "front_igd_plus")]))
+            for measure in ("front_hypervolume", "front_igd_plus", *held_out):
+                cells.append(_cell([100 * r["confirmed"][measure] for r in rs]))
+            cells.append(f"{np.mean([r['points'] for r in rs]):.0f}")
             cells.append(f"{np.mean([r['proposal_cpu_s'] for r in rs]):.1f}")
             result.append(f"| `{contestant}` | " + " | ".join([*cells, str(len(rs))]) + " |")
     return result
@@ -91,16 +100,19 @@ def _cell(values: Sequence[float]) -> str:
     return f"{mean:.1f} ± {half:.1f}" if len(values) > 1 else f"{mean:.1f}"
 
 
-def save(records: Iterable[Record], at: Sequence[int], command: str, path: Path) -> None:
-    """Write per setting and contestant what each seed reached after `at` evaluations."""
+def save(records: Iterable[Record], at: Sequence[float], command: str, path: Path) -> None:
+    """Write per setting and contestant what each seed had when `at` full evaluations were spent,
+    and what its confirmed front is worth.
+    """
     content: dict[str, Any] = {"command": command, "measures": MEASURES, "results": {}}
     for (name, contestant), rs in grouped(records).items():
         content["results"].setdefault(name, {})[contestant] = {
             str(r["run"]["seed"]): {
-                str(n): [round(r[m][n - 1], 4) for m in MEASURES]
+                f"{n:g}": [round(value(r, m, n), 4) for m in MEASURES if m in r]
                 for n in at
-                if n <= r["run"]["budget"]
+                if r["spent"][0] <= n <= r["run"]["budget"]
             }
+            | {"confirmed": [round(v, 4) for v in r["confirmed"].values()]}
             for r in rs
         }
     text = json.dumps(content, indent=1)
@@ -129,8 +141,10 @@ def plot(records: Iterable[Record], path: Path) -> None:
         contestants = [(c, rs) for (s, c), rs in groups.items() if s == name]
         for i, (contestant, rs) in enumerate(contestants):
             colour = qualitative.Dark24[i % len(qualitative.Dark24)]
-            low, middle, high = np.quantile([r["hypervolume"] for r in rs], (0.25, 0.5, 0.75), 0)
-            n = np.arange(1, len(middle) + 1)
+            n = np.linspace(0, rs[0]["run"]["budget"], GRID + 1)[1:]
+            n = n[n >= max(r["spent"][0] for r in rs)]
+            traces = [[value(r, "hypervolume", spent) for spent in n] for r in rs]
+            low, middle, high = np.quantile(traces, (0.25, 0.5, 0.75), 0)
             common = {"legendgroup": contestant, "name": contestant}
             figure.add_scatter(x=n, y=100 * middle, line={"color": colour}, **common)
             figure.add_scatter(
@@ -146,7 +160,7 @@ def plot(records: Iterable[Record], path: Path) -> None:
             )
         figure.update_layout(
             title=f"{name}: median and quartiles over seeds",
-            xaxis_title="evaluations",
+            xaxis_title="full evaluations spent",
             yaxis_title="hypervolume, % of the reference",
         )
         charts.append(figure.to_html(full_html=False, include_plotlyjs=not charts))

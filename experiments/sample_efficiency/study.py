@@ -1,11 +1,14 @@
-"""Runs: problem x contestant x seed → what the evaluated points are worth after each evaluation.
+"""Runs: problem x contestant x seed → what the evaluated points are worth as items are spent.
 
 A finished run is one JSON file, named by a hash of everything that determines it; it is never run
 again. Values are free of noise. Two sets of points are valued:
 
 - `hypervolume`: all evaluated points. It never falls; the first measurements are of this one.
 - `front_hypervolume`, `front_igd_plus`: the points that no other dominates by their *measured*
-  values, valued by the truth: what a user would be given. It may fall.
+  values, valued by the truth: what a user would be given. It may fall. `held_out_hypervolume` is of
+  the same points, valued on items that no search sees, where a problem has them.
+
+`confirmed` has the measures of the front among the points that answered all items in the end.
 """
 
 from __future__ import annotations
@@ -14,7 +17,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -22,18 +24,17 @@ from pathlib import Path
 from typing import Any
 
 import moocore
-import numpy as np
 import torch
 from torch import Tensor
 
-from acquisition.strategy import Observations, Proposal
-from experiments.sample_efficiency.contestants import Contestant, open_contestant
+from experiments.sample_efficiency.contestants import open_contestant
 from experiments.sample_efficiency.problems import ITEMS, Problem, open_problem
 from experiments.sample_efficiency.references import FOLDER, Reference, open_reference
+from experiments.sample_efficiency.spending import Search, search
 from mmmo.pareto import hypervolume
 
 RUNS = Path(__file__).parent / "runs"
-VERSION = 1
+VERSION = 2
 """Raised when the meaning of a run changes: older files are then not read."""
 
 
@@ -43,7 +44,8 @@ class Run:
 
     Attributes:
         contestant: a label of `contestants`.
-        items: of every benchmark, for every evaluation.
+        budget: full evaluations; whoever scores points on fewer items has more of them.
+        items: of every benchmark, for a full evaluation; at most what there are.
         anchors: whether strategies are told the problem's anchors.
         reference: whether strategies are told the reference point; else they infer one.
     """
@@ -69,77 +71,50 @@ def execute(run: Run) -> dict[str, Any]:
     problem = open_problem(run.problem)
     reference = open_reference(problem)
     contestant = open_contestant(run.contestant, problem.dimension, run.budget)
-    X, Y, seconds = search(run, problem, contestant)
+    found = search(run, problem, contestant)
     return {
         "run": asdict(run),
-        "proposal_cpu_s": round(seconds, 2),
-        **traces(problem, reference, X, Y),
+        "proposal_cpu_s": round(found.seconds, 2),
+        "points": len(found.X),
+        "spent": [round(step.spent, 4) for step in found.steps],
+        **traces(problem, reference, found),
+        "confirmed": confirmed(problem, reference, found),
     }
 
 
-def search(run: Run, problem: Problem, contestant: Contestant) -> tuple[Tensor, Tensor, float]:
-    """Spend the budget: `budget x d` points, `budget x m` measurements, processor seconds."""
-    seen = _nothing(run, problem)
-    # Unrelated to the contestants' random numbers, and the same for all of them.
-    noise = np.random.default_rng((run.seed, 1_000_003))
-    seconds = 0.0
-    while (n := len(seen.X)) < run.budget:
-        q = min(contestant.batch if n else contestant.first, run.budget - n)
-        start = time.process_time()
-        proposal: Proposal = contestant.strategy.propose(seen, q, run.seed)
-        seconds += time.process_time() - start
-        Y, Yvar = problem.evaluate(proposal.X, noise, run.items)
-        seen = _extended(seen, proposal.X, Y, Yvar)
-    return seen.X, seen.Y, seconds
-
-
-def _nothing(run: Run, problem: Problem) -> Observations:
-    none = torch.empty(0, problem.dimension, dtype=torch.float64)
-    values = torch.empty(0, len(problem.reference), dtype=torch.float64)
-    return Observations(
-        X=none,
-        Y=values,
-        Yvar=values,
-        pending=none,
-        failed=none,
-        anchors=problem.anchors if run.anchors else none,
-        reference=problem.reference if run.reference else None,
-        known=problem.known,
-    )
-
-
-def _extended(seen: Observations, X: Tensor, Y: Tensor, Yvar: Tensor) -> Observations:
-    return Observations(
-        X=torch.cat([seen.X, X]),
-        Y=torch.cat([seen.Y, Y]),
-        Yvar=torch.cat([seen.Yvar, Yvar]),
-        pending=seen.pending,
-        failed=seen.failed,
-        anchors=seen.anchors,
-        reference=seen.reference,
-        known=seen.known,
-    )
-
-
-def traces(problem: Problem, reference: Reference, X: Tensor, Y: Tensor) -> dict[str, list[float]]:
-    """The three measures after each evaluation; hypervolumes as a fraction of the reference's."""
-    truth, measured = problem.truth(X).numpy(), Y.numpy()
-    point = problem.reference.numpy()
-    result: dict[str, list[float]] = {
-        "hypervolume": [],
-        "front_hypervolume": [],
-        "front_igd_plus": [],
-    }
-    for n in range(1, len(X) + 1):
-        front = truth[:n][moocore.is_nondominated(measured[:n], maximise=True, keep_weakly=True)]
-        values = (
-            hypervolume(truth[:n], point) / reference.hypervolume,
-            hypervolume(front, point) / reference.hypervolume,
-            reference.igd_plus(front),
-        )
-        for trace, value in zip(result.values(), values, strict=True):
-            trace.append(round(value, 5))
+def traces(problem: Problem, reference: Reference, found: Search) -> dict[str, list[float]]:
+    """The measures after each step; hypervolumes as a fraction of the reference's."""
+    truth, point = problem.truth(found.X).numpy(), problem.reference.numpy()
+    result: dict[str, list[float]] = {"hypervolume": []}
+    for step in found.steps:
+        n = len(step.Y)
+        share = hypervolume(truth[:n], point) / reference.hypervolume
+        result["hypervolume"].append(round(share, 5))
+        for name, value in front_measures(problem, reference, found.X[:n], step.Y).items():
+            result.setdefault(name, []).append(value)
     return result
+
+
+def confirmed(problem: Problem, reference: Reference, found: Search) -> dict[str, float]:
+    """The measures of the front among the points that answered all items; of all if none did."""
+    rows = found.share >= 1.0
+    rows = rows if rows.any() else torch.ones_like(rows)
+    return front_measures(problem, reference, found.X[rows], found.Y[rows])
+
+
+def front_measures(
+    problem: Problem, reference: Reference, X: Tensor, Y: Tensor
+) -> dict[str, float]:
+    """What those of `n x d` points are worth that no other dominates by `n x m` measurements."""
+    front = X[moocore.is_nondominated(Y.numpy(), maximise=True, keep_weakly=True)]
+    truth, point = problem.truth(front).numpy(), problem.reference.numpy()
+    result = {
+        "front_hypervolume": hypervolume(truth, point) / reference.hypervolume,
+        "front_igd_plus": reference.igd_plus(truth),
+    }
+    if (held_out := problem.held_out(front)) is not None:
+        result["held_out_hypervolume"] = hypervolume(held_out.numpy(), point) / reference.held_out
+    return {name: round(value, 5) for name, value in result.items()}
 
 
 def finished(runs: Sequence[Run], folder: Path = RUNS) -> Iterator[dict[str, Any]]:

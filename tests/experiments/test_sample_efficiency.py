@@ -19,7 +19,7 @@ from torch import Tensor
 
 from acquisition.strategy import Observations, Proposal
 from experiments.proposal_cost import study as cost
-from experiments.sample_efficiency import contestants, report, study
+from experiments.sample_efficiency import contestants, report, spending, study
 from experiments.sample_efficiency.contestants import Contestant, open_contestant, parse
 from experiments.sample_efficiency.evolution import CMAES, NSGA2
 from experiments.sample_efficiency.model_based import Quadratic, fit_quadratic
@@ -37,6 +37,7 @@ from experiments.sample_efficiency.references import (
     search,
 )
 from experiments.sample_efficiency.released import Released, expected_improvement
+from experiments.sample_efficiency.spending import Search, Step
 from experiments.sample_efficiency.study import Run
 
 pytestmark = [
@@ -44,7 +45,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::linear_operator.utils.warnings.NumericalWarning"),
 ]
 
-PROBLEMS = ("merge6", "merge12a3", "merge24a4", "dtlz2", "zdt1", "vehicle", "penicillin")
+PROBLEMS = ("merge6", "merge12a3", "layers24a4", "dtlz2", "zdt1", "vehicle", "penicillin")
 
 
 def line(floor: float = 0.2) -> MergingLike:
@@ -83,7 +84,7 @@ def test_interactions_and_ripple_by_hand() -> None:
     assert found.item() == pytest.approx(0.1 + 0.8 * sigmoid(1.0 - 0.5 + 0.3 * 0.5))
 
 
-@pytest.mark.parametrize("name", ["merge6", "merge12", "merge24a4i2", "merge48"])
+@pytest.mark.parametrize("name", ["merge6", "merge12", "merge24a4i2", "merge48", "layers24"])
 def test_merging_like_problems_are_what_they_claim(name: str) -> None:
     problem = open_problem(name)
     assert isinstance(problem, MergingLike)
@@ -107,21 +108,36 @@ def test_merging_like_problems_are_what_they_claim(name: str) -> None:
     assert sparsity(torch.ones_like(base)).item() == pytest.approx(-1.0)
 
 
+def test_norms_of_layers_tell_what_matters_but_not_all_of_it() -> None:
+    for name in ("layers24", "layers24i1", "layers48"):
+        problem = open_problem(name)
+        assert problem.importance.mean().item() == pytest.approx(1.0)
+        x = torch.eye(problem.dimension).double()
+        assert torch.allclose(-problem.sparsity(x) * problem.dimension, problem.importance)
+        for response in problem.responses:
+            pair = torch.stack([problem.importance, response.A.diagonal()])
+            assert 0.6 < torch.corrcoef(pair.log())[0, 1].item() < 0.95
+    merge = open_problem("merge24")
+    pair = torch.stack([merge.importance, merge.responses[0].A.diagonal()])
+    assert abs(torch.corrcoef(pair.log())[0, 1].item()) < 0.6
+
+
 def test_names_determine_problems() -> None:
     X = torch.full((1, 6), 0.3).double()
     values = [open_problem(n).truth(X) for n in ("merge6", "merge6a2i0", "merge6i1", "merge6a3")]
     assert torch.equal(values[0], values[1])
     assert not torch.equal(values[0], values[2])
     assert values[3].shape == (1, 4)
-    with pytest.raises(KeyError):
-        open_problem("merge")
+    for unknown in ("merge", "digits-measured", "atlas"):
+        with pytest.raises(KeyError):
+            open_problem(unknown)
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_noise_is_around_the_truth_and_as_large_as_told(name: str) -> None:
-    problem, draws = open_problem(name), 5_000
+    problem, draws = open_problem(name), 3_000
     x = torch.from_numpy(rng(1).random((1, problem.dimension)))
-    Y, Yvar = problem.evaluate(x.expand(draws, -1), rng(), items=500)
+    Y, Yvar = problem.evaluate(x.expand(draws, -1), rng(), items=300)
     truth, known = problem.truth(x)[0], [k is not None for k in problem.known]
     error = (Y.var(0) / draws).sqrt()
     assert ((Y.mean(0) - truth).abs() <= 4.5 * error + 1e-12).all()
@@ -190,7 +206,8 @@ def test_contestants_stay_in_the_cube_and_never_repeat(label: str) -> None:
     problem = open_problem("merge6")
     budget = 24 if label in ("nsga2", "cmaes", "random", "sobol", "map") else 12
     run = Run("merge6", label, seed=3, budget=budget)
-    X, Y, _ = study.search(run, problem, open_contestant(label, 6, budget))
+    found = spending.search(run, problem, open_contestant(label, 6, budget))
+    X, Y = found.X, found.Y
     assert X.shape == (budget, 6)
     assert Y.shape == (budget, 3)
     assert ((X >= 0) & (X <= 1)).all()
@@ -201,10 +218,8 @@ def test_contestants_stay_in_the_cube_and_never_repeat(label: str) -> None:
 @pytest.mark.parametrize("label", ["random", "nsga2", "cmaes", "map"])
 def test_contestants_repeat_themselves_with_a_seed(label: str) -> None:
     problem, budget = open_problem("merge6"), 18
-    found = [
-        study.search(Run("merge6", label, s, budget), problem, open_contestant(label, 6, budget))[0]
-        for s in (0, 0, 1)
-    ]
+    runs = [Run("merge6", label, seed, budget) for seed in (0, 0, 1)]
+    found = [spending.search(r, problem, open_contestant(label, 6, budget)).X for r in runs]
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
 
@@ -246,7 +261,7 @@ class Exact(Problem):
 
 def test_replayed_nsga2_is_pymoos() -> None:
     problem, run = Exact(), Run("exact", "nsga2", seed=5, budget=40)
-    X, _, _ = study.search(run, problem, Contestant(NSGA2(), 10, 10))
+    X = spending.search(run, problem, Contestant(NSGA2(), 10, 10)).X
     whole = minimize(
         Archive(problem),
         nsga2.NSGA2(pop_size=10, sampling=X[:10].numpy()),
@@ -261,7 +276,8 @@ def test_replayed_nsga2_is_pymoos() -> None:
 
 def test_replayed_cmaes_is_cmas() -> None:
     problem, run = Exact(), Run("exact", "cmaes", seed=5, budget=36)
-    X, Y, _ = study.search(run, problem, Contestant(CMAES(batch=9), 9, 9))
+    found = spending.search(run, problem, Contestant(CMAES(batch=9), 9, 9))
+    X, Y = found.X, found.Y
     options = {"bounds": [0, 1], "popsize": 9, "verbose": -9, "seed": math.nan}
     whole = cma.CMAEvolutionStrategy(
         [0.5] * 6, 0.2, {**options, "randn": np.random.RandomState(5).randn}
@@ -275,7 +291,9 @@ def test_replayed_cmaes_is_cmas() -> None:
 def test_cmaes_climbs_and_leaves_the_global_generator_alone() -> None:
     np.random.seed(1)
     state = np.random.get_state()[1].copy()
-    X, Y, _ = study.search(Run("exact", "cmaes", 0, 180), Exact(), open_contestant("cmaes", 6, 180))
+    run = Run("exact", "cmaes", 0, 180)
+    found = spending.search(run, Exact(), open_contestant("cmaes", 6, 180))
+    X, Y = found.X, found.Y
     assert (np.random.get_state()[1] == state).all()
     total = (Y / Y[:9].std(0)).sum(-1)
     assert total[-45:].mean() > total[:45].mean() + 1.0
@@ -378,7 +396,9 @@ def test_traces_by_hand() -> None:
     measured[1] += 1.0  # hides the first and the third
     box = truth - problem.reference
     reference = Reference(2.0, truth.numpy())
-    found = study.traces(problem, reference, X, measured)
+    steps = tuple(Step(n, measured[:n]) for n in (1, 2, 3))
+    search = Search(X, torch.tensor([1.0, 0.5, 1.0]), steps, 0.0)
+    found = study.traces(problem, reference, search)
     assert found["hypervolume"][0] == pytest.approx(box[0].prod().item() / 2, abs=1e-5)
     only = box[1].prod().item() / 2
     assert found["front_hypervolume"] == pytest.approx(
@@ -386,6 +406,10 @@ def test_traces_by_hand() -> None:
     )
     assert found["hypervolume"][2] > found["hypervolume"][1] > only
     assert found["front_igd_plus"][1] > 0
+    # The second did not answer all items: the others are both on the front of those that did.
+    both = study.hypervolume(truth[[0, 2]].numpy(), problem.reference.numpy()) / 2
+    confirmed = study.confirmed(problem, reference, search)
+    assert confirmed["front_hypervolume"] == pytest.approx(both, abs=1e-5)
 
 
 @pytest.mark.parametrize("problem", ["merge6", "zdt1"])
@@ -406,16 +430,17 @@ def test_anchors_come_first_and_reference_is_told_only_if_asked() -> None:
             asked.append(observations)
             return Proposal(torch.from_numpy(rng(len(asked)).random((q, 6))))
 
-    study.search(Run("merge6", "x", 0, 17), problem, Contestant(Watch()))
+    spending.search(Run("merge6", "x", 0, 17), problem, Contestant(Watch()))
     assert [len(o.X) for o in asked] == [0, 10, 15]
     assert asked[0].reference is None
     assert len(asked[0].anchors) == 0
-    study.search(
+    spending.search(
         Run("merge6", "x", 0, 3, anchors=True, reference=True), problem, Contestant(Watch())
     )
     assert torch.equal(asked[-1].reference, problem.reference)
+    assert torch.equal(asked[-1].importance, problem.importance)
     run = Run("merge6", "mm_mo", 0, 10, anchors=True)
-    X, _, _ = study.search(run, problem, open_contestant("mm_mo", 6, 10))
+    X = spending.search(run, problem, open_contestant("mm_mo", 6, 10)).X
     assert torch.equal(X[:7], problem.anchors)
 
 
@@ -424,9 +449,12 @@ def records() -> list[dict[str, object]]:
         {
             "run": Run("merge6", "sobol", seed, 2).__dict__,
             "proposal_cpu_s": 0.5,
+            "points": 2,
+            "spent": [0.5, 2.0],
             "hypervolume": [0.1, value],
             "front_hypervolume": [0.1, 0.2],
             "front_igd_plus": [0.5, 0.25],
+            "confirmed": {"front_hypervolume": 0.2, "front_igd_plus": 0.25},
         }
         for seed, value in enumerate((0.4, 0.5, 0.6))
     ]
@@ -451,19 +479,35 @@ def test_interval_by_hand() -> None:
     assert math.isnan(report.interval([1.0])[1])
 
 
+def test_values_are_looked_up_by_what_was_spent() -> None:
+    record = {"spent": [0.2, 0.4, 1.0, 1.2], "hypervolume": [0.1, 0.2, 0.3, 0.4]}
+    found = [report.value(record, "hypervolume", n) for n in (0.2, 0.5, 1.0, 9)]
+    assert found == [0.1, 0.2, 0.3, 0.4]
+    assert math.isnan(report.value(record, "hypervolume", 0.1))
+
+
 def test_table_and_results_file(tmp_path: Path) -> None:
     ours = {**records()[1], "run": Run("merge6", "mm_mo", 1, 2).__dict__, "hypervolume": [0, 0.75]}
     table = report.lines([*records()[1:], ours], [1, 2, 30], "mm_mo")
     # one seed in common: 50 − 75; of 50 and 60 the error is 5, Student's point 12.71
-    cells = "10.0 ± 0.0 | 55.0 ± 63.5 | -25.0 | 20.0 ± 0.0 | 25.0 ± 0.0 | 0.5 | 2 |"
+    cells = "10.0 ± 0.0 | 55.0 ± 63.5 | -25.0 | 20.0 ± 0.0 | 25.0 ± 0.0 | 2 | 0.5 | 2 |"
     assert table[-1] == f"| `sobol` | {cells}"
-    assert table[-2] == "| `mm_mo` | 0.0 | 75.0 | 0.0 | 20.0 | 25.0 | 0.5 | 1 |"
+    assert table[-2] == "| `mm_mo` | 0.0 | 75.0 | 0.0 | 20.0 | 25.0 | 2 | 0.5 | 1 |"
     assert "| – |" in report.lines(records(), [2], "mm_mo")[-1]
     path = tmp_path / "results.json"
     report.save(records(), [2, 30], "the command", path)
     content = json.loads(path.read_text())
     assert content["command"] == "the command"
     saved = content["results"]["merge6, 2 x 1300 items"]["sobol"]
-    assert saved["1"] == {"2": [0.5, 0.2, 0.25]}
+    assert saved["1"] == {"2": [0.5, 0.2, 0.25], "confirmed": [0.2, 0.25]}
     report.plot(records(), tmp_path / "plot.html")
     assert "median and quartiles" in (tmp_path / "plot.html").read_text()
+
+
+def test_held_out_has_a_column_where_there_are_held_out_items() -> None:
+    record = records()[0]
+    record["confirmed"] = {**record["confirmed"], "held_out_hypervolume": 0.875}
+    record["held_out_hypervolume"] = [0.1, 0.5]
+    table = report.lines([record], [2], "sobol")
+    assert "| its held-out HV % |" in table[3]
+    assert table[-1] == "| `sobol` | 40.0 | 0.0 | 20.0 | 25.0 | 87.5 | 2 | 0.5 | 1 |"
