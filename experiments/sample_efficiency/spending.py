@@ -74,7 +74,10 @@ class _Spending:
     def __init__(self, run: Run, problem: Problem, contestant: Contestant) -> None:
         self._run, self._problem, self._contestant = run, problem, contestant
         self._full = min(run.items, problem.items or run.items)
-        self._left = run.budget * self._full
+        fidelity = contestant.fidelity
+        pledged = fidelity.confirm * (self._full - self._items(fidelity.allocation.start))
+        self._reserve = min(pledged, run.budget * self._full // 2)
+        self._left = run.budget * self._full - self._reserve
         d, m = problem.dimension, len(problem.reference)
         self._X, self._Y = torch.empty(0, d).double(), torch.empty(0, m).double()
         self._Yvar = self._Y
@@ -83,7 +86,7 @@ class _Spending:
         self._seconds = 0.0
 
     def explore(self) -> None:
-        """Plan and carry out, until what is left is pledged to the confirmation."""
+        """Plan and carry out, until what is left is reserved for the confirmation."""
         contestant, allocation = self._contestant, self._contestant.fidelity.allocation
         while (q := self._orders()) > 0:
             before, seen = len(self._steps), self._observations()
@@ -98,9 +101,11 @@ class _Spending:
 
     def confirm(self) -> None:
         """Score the front on all items; what rises into it by that is the front, too."""
+        self._left, self._reserve = self._left + self._reserve, 0
         count = self._contestant.fidelity.confirm
-        while count > 0 and (promotions := self._unconfirmed(count)):
-            before = len(self._steps)
+        allocation = self._contestant.fidelity.allocation
+        while count > 0 and min(self._answered, default=self._full) < self._full:
+            promotions, before = allocation.confirm(self._observations(), count), len(self._steps)
             self._promote(promotions)
             if len(self._steps) == before:
                 return
@@ -120,16 +125,9 @@ class _Spending:
     def _orders(self) -> int:
         """How many to plan now: a batch, unless the budget or the points are nearly used up."""
         contestant, n = self._contestant, len(self._X)
-        fidelity = contestant.fidelity
-        pledged = sum(self._cost(p) for p in self._unconfirmed(fidelity.confirm))
-        affordable = (self._left - pledged) // self._items(fidelity.allocation.start)
+        affordable = self._left // self._items(contestant.fidelity.allocation.start)
         batch = contestant.batch if n else contestant.first
         return int(min(batch, affordable, self._problem.points - n))
-
-    def _unconfirmed(self, count: int) -> tuple[Promotion, ...]:
-        if count == 0 or min(self._answered, default=self._full) == self._full:
-            return ()
-        return self._contestant.fidelity.allocation.confirm(self._observations(), count)
 
     def _cost(self, promotion: Promotion) -> int:
         return self._items(promotion.share) - self._answered[promotion.row]
@@ -159,7 +157,8 @@ class _Spending:
         Y, Yvar = self._problem.evaluate(self._X[[row]], rng, self._answered[row])
         self._Y, self._Yvar = self._Y.clone(), self._Yvar.clone()
         self._Y[row], self._Yvar[row] = Y[0], Yvar[0]
-        self._steps.append(Step(self._run.budget - self._left / self._full, self._Y))
+        left = (self._left + self._reserve) / self._full
+        self._steps.append(Step(self._run.budget - left, self._Y))
 
     def _observations(self) -> Observations:
         run, problem, X = self._run, self._problem, self._X

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -57,9 +57,9 @@ def test_more_items_begin_with_the_same_items() -> None:
 
 
 def test_what_is_spent_by_hand() -> None:
-    found = search(RUN, open_problem("merge6"), third())
-    # Five points of 20 items; 400 − 100 − 2 · 80 pledged to rows 0 and 1 leave 140: row 2 gets 40
-    # more, four points 80. The 20 that are left pay one order: row 2 again, which has what it asks
+    found = search(RUN, open_problem("merge6"), third(confirm=2))
+    # Two confirmations are 160 items. Of the other 240 five points take 100, row 2 gets 40 more,
+    # four points 80. The 20 that are left pay one order: row 2 again, which has what it asks
     # for, so that nothing happens and exploring ends. Confirming is 2 · 80.
     spent = [0.2, 0.4, 0.6, 0.8, 1.0, 1.4, 1.6, 1.8, 2.0, 2.2, 3.0, 3.8]
     assert [step.spent for step in found.steps] == pytest.approx(spent)
@@ -69,7 +69,7 @@ def test_what_is_spent_by_hand() -> None:
 
 
 def test_steps_keep_what_was_known_then() -> None:
-    found = search(RUN, open_problem("merge6"), third())
+    found = search(RUN, open_problem("merge6"), third(confirm=2))
     before, after = found.steps[4].Y, found.steps[5].Y
     assert torch.equal(before[[0, 1, 3, 4]], after[[0, 1, 3, 4]])
     assert not torch.equal(before[2], after[2])
@@ -80,11 +80,14 @@ def test_steps_keep_what_was_known_then() -> None:
 
 def test_confirmed_points_have_the_scores_of_all_their_items() -> None:
     problem = open_problem("merge6")
-    found = search(RUN, problem, third())
+    found = search(RUN, problem, third(confirm=2))
     rng = np.random.default_rng((0, 1_000_003, 1))
     Y, _ = problem.evaluate(found.X[[1]], rng, ITEMS)
     assert torch.equal(found.Y[1], Y[0])
     assert search(RUN, problem, third(confirm=0)).share[:2].tolist() == [0.2, 0.2]
+    # ten confirmations would take 8 of 4 evaluations: half of the budget is kept for them
+    explored = search(RUN, problem, third()).steps
+    assert max(step.spent for step in explored[:-2]) == pytest.approx(2.0)
 
 
 def test_shared_and_own_orders() -> None:
@@ -130,3 +133,15 @@ def test_labels_with_items() -> None:
     assert plain.allocation.start == 1.0
     with pytest.raises(TypeError):
         open_contestant("sobol@colour=red", 6, 30)
+
+
+def test_halving_with_a_confirmed_front() -> None:
+    label = "random@start=0.1,promote=halving,confirm=3"
+    found = search(replace(RUN, budget=8), open_problem("merge6"), open_contestant(label, 6, 8))
+    assert 7.0 < found.steps[-1].spent <= 8.0 + 1e-9
+    shares = sorted({round(s, 2) for s in found.share.tolist()})
+    assert set(shares) <= {0.1, 0.3, 0.9, 1.0}
+    assert {0.1, 0.3, 1.0} <= set(shares)
+    assert len(found.X) > 20
+    spent = found.share.sum().item()
+    assert found.steps[-1].spent == pytest.approx(spent)  # no item was paid for twice
