@@ -138,7 +138,7 @@ def test_labels_with_items() -> None:
 def test_halving_with_a_confirmed_front() -> None:
     label = "random@start=0.1,promote=halving,confirm=3"
     found = search(replace(RUN, budget=8), open_problem("merge6"), open_contestant(label, 6, 8))
-    assert 7.0 < found.steps[-1].spent <= 8.0 + 1e-9
+    assert 6.0 < found.steps[-1].spent <= 8.0 + 1e-9
     shares = sorted({round(s, 2) for s in found.share.tolist()})
     assert set(shares) <= {0.1, 0.3, 0.9, 1.0}
     assert {0.1, 0.3, 1.0} <= set(shares)
