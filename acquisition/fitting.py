@@ -91,34 +91,6 @@ def log_posterior(gp: SingleTaskGP, parameters: list[Tensor]) -> tuple[float, Ar
     return total, torch.cat([g.flatten() for g in gradients]).numpy() / n
 
 
-def leave_one_out(covariance: Tensor, residuals: Tensor) -> tuple[Tensor, Tensor]:
-    """Predict each observation of a Gaussian process from all the others.
-
-    Rasmussen & Williams (2006), equation 5.12: with covariance K and r = y − mean, leaving i out
-    errs by [K⁻¹ r]_i / [K⁻¹]_ii, with variance 1 / [K⁻¹]_ii. Hyperparameters stay as they are.
-
-    Args:
-        covariance: `n x n` covariance of the observations, noise included.
-        residuals: `n` observations minus prior means.
-
-    Returns:
-        `n` errors, observed minus predicted, and their `n` variances, noise included.
-
-    Raises:
-        NotPSDError: the covariance is not positive definite.
-    """
-    inverse = torch.cholesky_inverse(psd_safe_cholesky(covariance))
-    variances = 1.0 / inverse.diagonal()
-    return (inverse @ residuals) * variances, variances
-
-
-def leave_one_out_log_density(gp: SingleTaskGP) -> Tensor:
-    """`n` log densities of the observations, each given the others (eq. 5.10)."""
-    with torch.no_grad():
-        errors, variances = leave_one_out(*_measured(gp))
-    return -0.5 * (errors.square() / variances + variances.log() + math.log(2 * math.pi))
-
-
 def _measured(gp: SingleTaskGP) -> tuple[Tensor, Tensor]:
     """Covariance of the observations, noise included, `n x n`, and their residuals, `n`."""
     prior = gp.forward(gp.train_inputs[0])

@@ -20,9 +20,12 @@ from torch import Tensor
 SHORTEST = 0.025
 """Least length scale of the squared exponential, as in BoTorch."""
 
+CONCENTRATED_MEDIAN, CONCENTRATED_SPREAD = 0.5, 0.5
+"""Median of a length scale over √d, and standard deviation of its logarithm."""
+
 LINEAR, SQUARES, INTERACTIONS = 0.5, 0.25, 0.25
 """Prior medians of the variances of the parts of a quadratic, where the outcome has variance 1."""
-REMAINDER = 0.1
+REMAINDER = 0.5
 """Prior median of the variance of what the quadratic leaves."""
 PART_SPREAD = 1.0
 """Standard deviation of the logarithm of such a variance."""
@@ -43,8 +46,21 @@ def squared_exponential(d: int, importance: Tensor) -> RBFKernel:
         d: the number of coordinates.
         importance: `d` positive numbers; ones for the default.
     """
-    location = math.sqrt(2) + 0.5 * math.log(d) - importance.log()
-    prior = LogNormalPrior(location, torch.full_like(location, math.sqrt(3)))
+    return _squared_exponential(d, importance, math.exp(math.sqrt(2)), math.sqrt(3))
+
+
+def concentrated(d: int, importance: Tensor) -> RBFKernel:
+    """The same with length scales that are alike until the data say otherwise.
+
+    The default's prior is so wide that with few points some length scales become long by chance,
+    and the process too sure of itself.
+    """
+    return _squared_exponential(d, importance, CONCENTRATED_MEDIAN, CONCENTRATED_SPREAD)
+
+
+def _squared_exponential(d: int, importance: Tensor, median: float, spread: float) -> RBFKernel:
+    location = math.log(median) + 0.5 * math.log(d) - importance.log()
+    prior = LogNormalPrior(location, torch.full_like(location, spread))
     kernel = RBFKernel(
         ard_num_dims=d,
         lengthscale_prior=prior,
