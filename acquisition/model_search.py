@@ -36,6 +36,7 @@ from acquisition.surrogates import (
 from acquisition.weak_to_strong import (
     WeakToStrongRule,
     best_sums,
+    directions,
     least_dominated,
     weak_to_strong,
 )
@@ -61,8 +62,8 @@ class Settings:
         criterion: `qlognehvi`, or `qlogehvi` over the front of posterior means.
         reference_from: where the reference point comes from unless the caller gives one: the
             present `front`, or the worst of the initial `design` as in the released MM-MO.
-        weak_to_strong: `off`; `pool`: crossed points compete as starts of the optimiser, their
-            parents are non-dominated; `replace`: every candidate is crossed with five best sums.
+        weak_to_strong: `off`; `pool`: crossed points, and points beyond the front as seen
+            from any other, compete as starts of the optimiser; `replace`: every candidate is crossed with five best sums.
         fisher: `off`, or twice as many candidates are made and half are kept: `low` information,
             `high` information, or jointly least known (`logdet`).
         local_slots: every second trial is sought near a random point of the front.
@@ -252,11 +253,15 @@ class _ModelSearch:
         return box.clamp(0.0, 1.0), "local"
 
     def _extra_starts(self) -> Tensor:
-        """Points of the front crossed with each other, `MUTANTS x d`, or none."""
+        """Points of the front crossed with each other, and some beyond it, or none: `r x d`."""
         if self._settings.weak_to_strong != "pool":
             return self._front[:0]
         targets = self._front[torch.arange(MUTANTS) % len(self._front)]
-        return weak_to_strong(targets, self._front, self._generator)
+        crossed = weak_to_strong(targets, self._front, self._generator)
+        everything = self._observations.X
+        weak = torch.randint(len(everything), (MUTANTS,), generator=self._generator)
+        steps = torch.rand(MUTANTS, generator=self._generator, dtype=torch.float64)
+        return torch.cat([crossed, directions(everything[weak], targets, steps)])
 
     def _crossed(self, draft: Draft, candidates: list[_Candidate]) -> list[_Candidate]:
         """Replace each candidate by its weak-to-strong mutant, unless that was proposed before."""

@@ -6,6 +6,7 @@ scheme DE/rand/1/bin (Storn and Price 1997) whose parents are elites a, b, e:
     v = clip(a + F·(b − e), 0, 1),   c'_j = v_j where U_j < CR, else c_j,
 
 with at least one coordinate taken from v. The elites are the strong points, c is the weak one.
+`directions` takes the name at its word: from a weak point through a strong one and on.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from acquisition.surrogates import OutcomeScale, fit_surrogate
 from acquisition.weak_to_strong import (
     best_sums,
     crossover,
+    directions,
     least_dominated,
     weak_to_strong,
 )
@@ -58,6 +59,11 @@ def test_fewer_than_three_elites_leave_the_targets() -> None:
     targets = random_points(4, 2)
     made = weak_to_strong(targets, random_points(2, 2, seed=1), torch.Generator())
     assert torch.equal(made, targets)
+
+
+def test_directions_go_on_from_weak_through_strong_and_stay_in_the_cube() -> None:
+    weak, strong = rows([0.2, 0.9]), rows([0.4, 0.3])
+    assert torch.allclose(directions(weak, strong, rows([0.5])[0]), rows([0.5, 0.0]))
 
 
 def test_elites_by_sum_keep_the_earlier_of_a_tie() -> None:
