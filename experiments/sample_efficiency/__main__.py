@@ -31,11 +31,20 @@ def main(arguments: Sequence[str]) -> int:
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
     import torch
 
-    from experiments.sample_efficiency import contestants, report, study
+    from experiments.sample_efficiency import contestants, problems, report, study
 
     torch.set_num_threads(1)
+    sizes = {name: problems.open_problem(name).items or given.items for name in given.problems}
     runs = [
-        study.Run(problem, label, seed, given.budget, given.items, given.anchors, given.reference)
+        study.Run(
+            problem,
+            label,
+            seed,
+            given.budget,
+            min(given.items, sizes[problem]),
+            given.anchors,
+            given.reference,
+        )
         for problem in given.problems
         for seed in range(given.first_seed, given.first_seed + given.seeds)
         for label in given.contestants or contestants.ALL
@@ -68,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, default=10)
     add("--first-seed", type=int, default=0)
     add("--budget", type=int, default=30, help="full evaluations: items are what is spent")
-    add("--items", type=int, default=1300, help="items per benchmark of a full evaluation")
+    add("--items", type=int, default=1300, help="per benchmark and full evaluation, at most all")
     add("--anchors", action="store_true", help="tell strategies the problem's anchors")
     add("--reference", action="store_true", help="tell strategies the reference point")
     add("--processes", type=int, default=1)

@@ -51,8 +51,9 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 def lines(records: Iterable[Record], at: Sequence[float], against: str) -> list[str]:
     """Markdown: hypervolume when `at` full evaluations are spent, then what the front is worth.
 
-    The front is of the points that answered all items. The final hypervolume of the contestant
-    `against` is subtracted from the others', seed by seed.
+    The front is of the points that answered all items; where some did not, a column more has the
+    front of all points. The final hypervolume of the contestant `against` is subtracted from the
+    others', seed by seed.
     """
     result: list[str] = []
     groups = grouped(records)
@@ -61,9 +62,11 @@ def lines(records: Iterable[Record], at: Sequence[float], against: str) -> list[
         rows.sort(key=lambda row: -interval(_last(row[1], "hypervolume"))[0])
         shown = [n for n in at if n <= _budget(groups, name)]
         held_out = [HELD_OUT] if all(HELD_OUT in r for _, rs in rows for r in rs) else []
+        partial = ["front_hypervolume"] if any("@" in contestant for contestant, _ in rows) else []
         columns = [f"HV % at {n:g}" for n in shown]
         columns += [f"less `{against}`", "measured front HV %", "its IGD+ x 100"]
         columns += ["its held-out HV %" for _ in held_out]
+        columns += ["HV % with unconfirmed points" for _ in partial]
         columns += ["points", "proposals, CPU s", "seeds"]
         result += ["", f"**{name}**", "", "| contestant | " + " | ".join(columns) + " |"]
         result.append("|---" * (len(columns) + 1) + "|")
@@ -72,6 +75,7 @@ def lines(records: Iterable[Record], at: Sequence[float], against: str) -> list[
             cells.append(_cell(_differences(rs, groups.get((name, against), []))))
             for measure in ("front_hypervolume", "front_igd_plus", *held_out):
                 cells.append(_cell([100 * r["confirmed"][measure] for r in rs]))
+            cells += [_cell([100 * v for v in _last(rs, measure)]) for measure in partial]
             cells.append(f"{np.mean([r['points'] for r in rs]):.0f}")
             cells.append(f"{np.mean([r['proposal_cpu_s'] for r in rs]):.1f}")
             result.append(f"| `{contestant}` | " + " | ".join([*cells, str(len(rs))]) + " |")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from sklearn.ensemble import RandomForestRegressor
 
+from acquisition.strategy import Observations
 from experiments.sample_efficiency.contestants import Contestant
 from experiments.sample_efficiency.forest import ForestParEGO, expected_improvement, scalarise
-from experiments.sample_efficiency.model_based import fit_matern, initial_length_scales
+from experiments.sample_efficiency.model_based import SIPBMM, fit_matern, initial_length_scales
 from experiments.sample_efficiency.problems import open_problem
 from experiments.sample_efficiency.spending import search
 from experiments.sample_efficiency.study import Run
@@ -63,3 +66,16 @@ def test_matern_processes_interpolate() -> None:
     assert scales[0] < scales[1]
     with torch.no_grad():
         assert gp.posterior(X).mean.numpy() == pytest.approx(z.numpy(), abs=0.05)
+
+
+def test_sip_bmm_reads_importance() -> None:
+    problem = open_problem("layers24")
+    X = torch.from_numpy(np.random.default_rng(0).random((12, 24)))
+    Y, Yvar = problem.evaluate(X, np.random.default_rng(1))
+    none = X[:0]
+    seen = Observations(X, Y, Yvar, none, none, none, importance=problem.importance)
+    with_it, again, without = (
+        SIPBMM().propose(o, 1, 0).X for o in (seen, seen, replace(seen, importance=None))
+    )
+    assert torch.equal(with_it, again)
+    assert not torch.allclose(with_it, without, atol=1e-3)

@@ -511,3 +511,12 @@ def test_held_out_has_a_column_where_there_are_held_out_items() -> None:
     table = report.lines([record], [2], "sobol")
     assert "| its held-out HV % |" in table[3]
     assert table[-1] == "| `sobol` | 40.0 | 0.0 | 20.0 | 25.0 | 87.5 | 2 | 0.5 | 1 |"
+
+
+def test_unconfirmed_points_have_a_column_where_there_may_be_some() -> None:
+    record = records()[0]
+    record["run"] = {**record["run"], "contestant": "sobol@start=0.5"}
+    record["confirmed"] = {"front_hypervolume": 0.15, "front_igd_plus": 0.3}
+    table = report.lines([record], [2], "sobol")
+    assert "| HV % with unconfirmed points |" in table[3]
+    assert table[-1] == "| `sobol@start=0.5` | 40.0 | – | 15.0 | 30.0 | 20.0 | 2 | 0.5 | 1 |"
