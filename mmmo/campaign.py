@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -20,10 +20,10 @@ from evaluators.pool import EvaluatorPool, open_pool
 from evaluators.worker import RETRIED, EvaluationJob, EvaluationResult
 from mmmo.config import CampaignConfig
 from mmmo.errors import Fault, Problems, UserError
-from mmmo.fidelity import Fidelity
 from mmmo.history import History
 from mmmo.interrupts import Interrupts
 from mmmo.leases import Lease
+from mmmo.limits import Limits
 from mmmo.preflight import Facts, Preflight, workbench
 from mmmo.records import Trial, answered, completed, own_order, promoted, proposed
 from mmmo.space import SearchSpace
@@ -145,6 +145,7 @@ class Campaign:
         with ExitStack() as stack:
             self._lease: Lease = stack.enter_context(self._store.acquire(self._config.name))
             self._history = History(self._store, self._config.name)
+            self._limits = Limits(self._config, self._history)
             if self._history.finished is not None and self._over() and not self._history.open:
                 return self._history
             self._verify_facts()
@@ -186,7 +187,7 @@ class Campaign:
         ahead = self._config.pool.executor != "inline"
         while self._pool.free > 0 or ahead:
             waiting = [t for t in self._history.open if t.number not in self._running]
-            if self._late():
+            if self._limits.late:
                 return
             if waiting:
                 if self._pool.free == 0 or not self._dispatch(waiting):
@@ -200,70 +201,30 @@ class Campaign:
 
     def _wanted(self) -> int:
         """How many orders to plan now."""
-        search, budget, trials = self._config.search, self._config.budget, self._history.trials
-        if self._over() or (search.synchronous and self._running):
-            return 0
-        initial = search.initial - len(trials)
-        q = initial if initial > 0 else search.batch
-        return q if budget.trials is None else min(q, budget.trials - len(trials))
+        waits = self._config.search.synchronous and self._running
+        return 0 if waits or self._over() else self._limits.orders()
+
+    def _over(self) -> bool:
+        """Whether the search is over: budget spent, or nothing in the space to try."""
+        return self._exhausted or self._limits.spent
 
     def _done(self) -> bool:
         """Whether nothing is left to do; hours that are spent leave what was ordered undone."""
-        return self._late() or (not self._history.open and self._over() and self._confirmed)
-
-    def _over(self) -> bool:
-        """Whether the search is over: no trials, items or time left for it, too little to gain, or
-        nothing in the space to try.
-        """
-        trials, budget = self._history.trials, self._config.budget
-        spent = budget.trials is not None and len(trials) >= budget.trials
-        return self._exhausted or spent or self._poor() or self._late(search=True) or self._idle()
-
-    def _poor(self) -> bool:
-        """Whether no new trial is affordable, if what confirms the front is kept."""
-        return self._left() < self._fidelity.start
-
-    def _left(self) -> float:
-        """Items that the search may still order."""
-        fidelity = self._fidelity
-        return fidelity.left(self._history.trials.values()) - fidelity.reserve
-
-    def _idle(self) -> bool:
-        """Whether two proposals in a row expected less gain than they must."""
-        least, last = self._config.budget.stop_when_gain_below, self._history.summaries[-2:]
-        gains = [summary.get("gain") for summary in last]
-        return (
-            least is not None
-            and len(gains) == 2
-            and all(g is not None and g < least for g in gains)
-        )
-
-    def _late(self, search: bool = False) -> bool:
-        """Whether the hours of the budget are spent, or those of the search, which leaves time to
-        confirm the front.
-        """
-        hours, trials = self._config.budget.hours, self._history.trials.values()
-        if hours is None:
-            return False
-        kept = self._fidelity.reserve_seconds(trials) if search else 0.0
-        return self._history.active_seconds >= hours * 3600 - kept
-
-    @property
-    def _fidelity(self) -> Fidelity:
-        sizes = {name: n["search"] for name, n in self._history.facts.items.items()}
-        return Fidelity(self._config, sizes)
+        return self._limits.late or (not self._history.open and self._over() and self._confirmed)
 
     def _plan(self, q: int) -> None:
         """Order new trials and promotions, and record them together, so that a resumed campaign
         sees all.
         """
         began = time.perf_counter()
-        orders = self._optimizer.plan(self._history.trials, q, self._affordable)
+        orders = self._optimizer.plan(self._history.trials, q, self._limits.of_the_search)
         self._account.propose_s += time.perf_counter() - began
         if not orders.candidates and not orders.promoted:
             self._exhausted = True
             return
-        self._store.append_many(self._lease, [*self._proposals(orders), *_promotions(orders)])
+        self._store.append_many(
+            self._lease, [*self._proposals(orders), *_promotions(orders.promoted)]
+        )
         self._changed()
 
     def _proposals(self, orders: Orders) -> Iterator[NewEvent]:
@@ -275,28 +236,18 @@ class Campaign:
             order = own_order(seed, recipe.key) if own else None
             yield number, "proposed", proposed(c.x, recipe, c.diagnostics, orders.share, order)
 
-    def _affordable(
-        self, promoted: tuple[PromotedTrial, ...], q: int
-    ) -> tuple[tuple[PromotedTrial, ...], int]:
-        chosen, left = self._fidelity.affordable(promoted, self._history.trials, self._left())
-        return chosen, int(min(q, left // max(self._fidelity.start, 1)))
-
     def _confirm(self) -> None:
-        """Order the front's trials that did not answer all items to be scored on all, as many as
-        are wanted and affordable; again and again, for the front may be another then.
+        """Order the most valuable trials that did not answer all items to be scored on all, as far
+        as affordable; again and again, for others may be the most valuable then.
         """
-        history = self._history
-        count = self._config.search.items.confirm - len(history.confirming)
+        history, count = self._history, self._config.search.items.confirm
         partial = any(t.share < 1 for t in history.completed)
         chosen = self._optimizer.confirm(history.trials, count) if partial and count > 0 else ()
-        left = self._fidelity.left(history.trials.values())
-        chosen, _ = self._fidelity.affordable(chosen, history.trials, left)
-        if not chosen:
-            self._confirmed = True
-            return
-        events = [(p.number, "promoted", promoted(p.share, p.diagnostics, True)) for p in chosen]
-        self._store.append_many(self._lease, events)
-        self._changed()
+        events = [*_promotions(self._limits.of_all(chosen), confirms=True)]
+        if events:
+            self._store.append_many(self._lease, events)
+            self._changed()
+        self._confirmed = not events
 
     def _dispatch(self, waiting: list[Trial]) -> bool:
         """Start the first waiting trial that no running one will answer; False if there is none.
@@ -321,7 +272,7 @@ class Campaign:
         """Score the items up to the wanted share that are not known."""
         from evaluators.benchmarks.statistics import unpack
 
-        counts = self._fidelity.counts(trial.wanted)
+        counts = self._limits.fidelity.counts(trial.wanted)
         outcomes = {n: unpack(m.outcomes) for n, m in (known.scores.items() if known else ())}
         return EvaluationJob(
             trial.number,
@@ -429,6 +380,6 @@ class Campaign:
         return Optimizer(self._config, self._space, objectives, known, self._allocation)
 
 
-def _promotions(orders: Orders) -> Iterator[NewEvent]:
-    for p in orders.promoted:
-        yield p.number, "promoted", promoted(p.share, p.diagnostics)
+def _promotions(chosen: Iterable[PromotedTrial], confirms: bool = False) -> Iterator[NewEvent]:
+    for p in chosen:
+        yield p.number, "promoted", promoted(p.share, p.diagnostics, confirms)

@@ -13,9 +13,10 @@ import yaml
 from mmmo.anchors import anchors
 from mmmo.config import BudgetConfig, CampaignConfig, PoolConfig
 from mmmo.errors import StoreError
+from mmmo.folding import fold
 from mmmo.pareto import ParetoSet
 from mmmo.preflight import Facts
-from mmmo.records import Objective, Trial, feasible, fold
+from mmmo.records import Objective, Trial, feasible
 from mmmo.space import SearchSpace
 from mmmo.store import Event, Store
 

@@ -1,0 +1,81 @@
+"""Whether a campaign may go on: trials, items, hours and the least gain of its budget."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from mmmo.config import CampaignConfig
+from mmmo.fidelity import Fidelity
+from mmmo.history import History
+
+if TYPE_CHECKING:
+    from mmmo.optimizer import PromotedTrial
+
+PATIENCE = 2
+"""So many proposals in a row must expect too little before the search ends."""
+
+
+class Limits:
+    """Asks a history how much of its session's budget is left."""
+
+    def __init__(self, config: CampaignConfig, history: History) -> None:
+        self._config, self._history = config, history
+
+    @cached_property
+    def fidelity(self) -> Fidelity:
+        """Counts items."""
+        sizes = {name: n["search"] for name, n in self._history.facts.items.items()}
+        return Fidelity(self._config, sizes)
+
+    @property
+    def spent(self) -> bool:
+        """Whether the search is over, but for what is ordered: the rest confirms the front."""
+        most, trials = self._config.budget.trials, self._history.trials
+        few = most is not None and len(trials) >= most
+        return few or self._items < self.fidelity.start or self._late(self._reserve_s) or self._idle
+
+    @property
+    def late(self) -> bool:
+        """Whether the hours are spent; what is ordered is left undone."""
+        return self._late(0.0)
+
+    def orders(self) -> int:
+        """How many orders make up the next proposal."""
+        search, most, done = self._config.search, self._config.budget.trials, self._history.trials
+        initial = search.initial - len(done)
+        q = initial if initial > 0 else search.batch
+        return q if most is None else min(q, most - len(done))
+
+    def of_the_search(
+        self, promoted: tuple[PromotedTrial, ...], q: int
+    ) -> tuple[tuple[PromotedTrial, ...], int]:
+        """As many promotions and new trials as the search may pay."""
+        chosen, left = self.fidelity.affordable(promoted, self._history.trials, self._items)
+        return chosen, int(min(q, left // max(self.fidelity.start, 1)))
+
+    def of_all(self, promoted: tuple[PromotedTrial, ...]) -> tuple[PromotedTrial, ...]:
+        """As many promotions as the whole budget pays."""
+        trials = self._history.trials
+        return self.fidelity.affordable(promoted, trials, self.fidelity.left(trials.values()))[0]
+
+    @property
+    def _items(self) -> float:
+        """Items that the search may still order."""
+        return self.fidelity.left(self._history.trials.values()) - self.fidelity.reserve
+
+    @property
+    def _reserve_s(self) -> float:
+        return self.fidelity.reserve_seconds(self._history.trials.values())
+
+    @property
+    def _idle(self) -> bool:
+        """Whether the last proposals all expected too little of their best candidate."""
+        least = self._config.budget.stop_when_gain_below
+        gains = [summary.get("gain") for summary in self._history.summaries[-PATIENCE:]]
+        poor = [g for g in gains if g is not None and least is not None and g < least]
+        return len(poor) == PATIENCE
+
+    def _late(self, kept_s: float) -> bool:
+        hours = self._config.budget.hours
+        return hours is not None and self._history.active_seconds >= hours * 3600 - kept_s
