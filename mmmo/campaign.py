@@ -146,7 +146,7 @@ class Campaign:
             self._lease: Lease = stack.enter_context(self._store.acquire(self._config.name))
             self._history = History(self._store, self._config.name)
             self._limits = Limits(self._config, self._history)
-            if self._history.finished is not None and self._over() and not self._history.open:
+            if self._history.finished is not None and self._ended():
                 return self._history
             self._verify_facts()
             self._begin_session()
@@ -208,9 +208,13 @@ class Campaign:
         """Whether the search is over: budget spent, or nothing in the space to try."""
         return self._exhausted or self._limits.spent
 
+    def _ended(self) -> bool:
+        """Whether the budget is spent; hours that are spent leave what was ordered undone."""
+        return self._limits.late or (self._over() and not self._history.open)
+
     def _done(self) -> bool:
-        """Whether nothing is left to do; hours that are spent leave what was ordered undone."""
-        return self._limits.late or (not self._history.open and self._over() and self._confirmed)
+        """Whether nothing is left to do."""
+        return self._ended() and (self._confirmed or self._limits.late)
 
     def _plan(self, q: int) -> None:
         """Order new trials and promotions, and record them together, so that a resumed campaign

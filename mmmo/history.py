@@ -126,7 +126,7 @@ class History:
         all items are in it, if there is any.
         """
         found = self.completed
-        if self.confirming or self.finished is not None:
+        if self._settled:
             found = [t for t in found if t.share >= 1] or found
         done = [t for t in found if feasible(t, self.objectives, self.config)]
         return ParetoSet(tuple(done), self.objectives)
@@ -141,6 +141,21 @@ class History:
             if trial.key in names and names[trial.key] not in found.values():
                 found[trial.number] = names[trial.key]
         return found
+
+    @property
+    def hypervolume_of_anchors(self) -> float | None:
+        """What the anchors dominate; None where there are none, or the front is of trials that
+        answered all items and not every anchor is one.
+        """
+        found = [self.trials[n] for n in self.anchors]
+        if not found or (self._settled and any(t.share < 1 for t in found)):
+            return None
+        return self.pareto.hypervolume([t.number for t in found])
+
+    @property
+    def _settled(self) -> bool:
+        """Whether the front is being confirmed, or was."""
+        return bool(self.confirming) or self.finished is not None
 
     @property
     def active_seconds(self) -> float:

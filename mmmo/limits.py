@@ -51,8 +51,9 @@ class Limits:
         self, promoted: tuple[PromotedTrial, ...], q: int
     ) -> tuple[tuple[PromotedTrial, ...], int]:
         """As many promotions and new trials as the search may pay."""
+        each = max(self.fidelity.start, 1)
         chosen, left = self.fidelity.affordable(promoted, self._history.trials, self._items)
-        return chosen, int(min(q, left // max(self.fidelity.start, 1)))
+        return chosen, int(min(q * each, left)) // each
 
     def of_all(self, promoted: tuple[PromotedTrial, ...]) -> tuple[PromotedTrial, ...]:
         """As many promotions as the whole budget pays."""

@@ -32,9 +32,7 @@ def status_document(history: History) -> dict[str, Any]:
         ],
         "front": [t.number for t in history.pareto.front] if started else [],
         "hypervolume": history.pareto.hypervolume() if started else 0.0,
-        "hypervolume_of_anchors": history.pareto.hypervolume(list(history.anchors))
-        if started and history.anchors
-        else None,
+        "hypervolume_of_anchors": history.hypervolume_of_anchors if started else None,
         "time": dict(history.finished) if history.finished else None,
     }
 

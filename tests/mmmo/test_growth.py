@@ -10,6 +10,7 @@ from histories import Scribe, nll_of_40, right_of_40
 
 from evaluators.benchmarks.benchmark import Score
 from evaluators.worker import EvaluationResult, Failure
+from mmmo.anchors import anchors
 from mmmo.history import History
 from mmmo.records import completed, merge_cost, observations, own_order, promoted, proposed
 from mmmo.space import SearchSpace
@@ -165,6 +166,19 @@ def test_the_front_is_of_all_until_it_is_confirmed(written: Grower) -> None:
     assert front() == [0]
     written.record(None, "finished", {})
     assert front() == [1]
+
+
+def test_anchors_are_not_compared_with_what_answered_more(written: Grower) -> None:
+    (anchor, *_) = anchors(written.space).values()
+    written.begin(2, list(anchor), 35, 0.5)
+    alone = written.history().hypervolume_of_anchors
+    assert alone == written.history().pareto.hypervolume([2]) > 0
+    written.promote(1, 1.0, confirms=True)
+    written.grow(1, 40, 30, 21, 1.5)
+    assert written.history().hypervolume_of_anchors is None
+    written.promote(2, 1.0, confirms=True)
+    written.grow(2, 40, 30, 35, 0.5)
+    assert written.history().hypervolume_of_anchors == written.history().pareto.hypervolume([2])
 
 
 def test_status_tells_items_growth_and_gain(written: Grower) -> None:
