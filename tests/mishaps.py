@@ -1,4 +1,6 @@
-"""A benchmark for tests (`mishaps:Mishap`) that goes wrong for one model and for no other."""
+"""Benchmarks for tests that go wrong: `mishaps:Mishap` for one model, `mishaps:Reluctant` for more
+items than the first.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ import torch
 from pydantic import BaseModel
 from safetensors.torch import load_file
 
-from evaluators.benchmarks.benchmark import Metric, Outcomes, Split
+from evaluators.benchmarks.benchmark import Metric, Outcomes, Positions, Split
 from evaluators.models import LiveModel
 
 
@@ -37,7 +39,7 @@ class Mishap:
     def fingerprint(self, split: Split) -> str:
         return split
 
-    def outcomes(self, model: LiveModel, split: Split, items: slice) -> Outcomes:
+    def outcomes(self, model: LiveModel, split: Split, items: Positions) -> Outcomes:
         live = model.tensors
         if all(torch.allclose(live[n], w, atol=1e-5) for n, w in self._weights.items()):
             self._go_wrong()
@@ -53,3 +55,32 @@ class Mishap:
             torch.empty(1 << 50)
         while True:
             time.sleep(3600)
+
+
+class Reluctant:
+    """Scores every model on the first items, and fails where it is asked for more."""
+
+    class Options(BaseModel):
+        """None of its own, beside where its data would be."""
+
+        data: str
+
+    metric = Metric("constant", "maximize")
+
+    def __init__(self, options: Options) -> None:
+        self._size = 10
+
+    def size(self, split: Split) -> int:
+        return self._size
+
+    def fingerprint(self, split: Split) -> str:
+        return split
+
+    def outcomes(self, model: LiveModel, split: Split, items: Positions) -> Outcomes:
+        numbers = np.arange(self._size)[items]
+        if numbers[0] > 0:
+            raise RuntimeError("no more items, please")
+        return np.ones(len(numbers), dtype=np.float32)
+
+    def summary(self, outcomes: Outcomes) -> tuple[float, float]:
+        return float(outcomes.mean()), 0.1

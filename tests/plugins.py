@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel
 
-from evaluators.benchmarks.benchmark import Metric, Outcomes, Split
+from evaluators.benchmarks.benchmark import Metric, Outcomes, Positions, Split
 from evaluators.models import LiveModel
 
 SIZE = 8
@@ -35,7 +35,7 @@ class First:
     def fingerprint(self, split: Split) -> str:
         return split
 
-    def outcomes(self, model: LiveModel, split: Split, items: slice) -> Outcomes:
+    def outcomes(self, model: LiveModel, split: Split, items: Positions) -> Outcomes:
         weights = model.tensors["model.embed_tokens.weight"].flatten()[:SIZE]
         return np.asarray(weights[items].float().numpy(), dtype=np.float32)
 
@@ -51,7 +51,7 @@ class Memory(First):
         self.calls = 0
         self.models: list[LiveModel] = []  # kept, so that no two have the same identity
 
-    def outcomes(self, model: LiveModel, split: Split, items: slice) -> Outcomes:
+    def outcomes(self, model: LiveModel, split: Split, items: Positions) -> Outcomes:
         self.calls += 1
         if not any(model is seen for seen in self.models):
             self.models.append(model)
@@ -62,7 +62,7 @@ class Memory(First):
 class Shout(First):
     """Prints."""
 
-    def outcomes(self, model: LiveModel, split: Split, items: slice) -> Outcomes:
+    def outcomes(self, model: LiveModel, split: Split, items: Positions) -> Outcomes:
         print("a benchmark was here", flush=True)
         return super().outcomes(model, split, items)
 
@@ -70,21 +70,21 @@ class Shout(First):
 class Raise(First):
     """Raises."""
 
-    def outcomes(self, model: LiveModel, split: Split, items: slice) -> Outcomes:
+    def outcomes(self, model: LiveModel, split: Split, items: Positions) -> Outcomes:
         raise RuntimeError("this benchmark cannot score")
 
 
 class Exit(First):
     """Ends its process."""
 
-    def outcomes(self, model: LiveModel, split: Split, items: slice) -> Outcomes:
+    def outcomes(self, model: LiveModel, split: Split, items: Positions) -> Outcomes:
         os._exit(3)
 
 
 class Kill(First):
     """Kills its process, as the system does when memory runs out."""
 
-    def outcomes(self, model: LiveModel, split: Split, items: slice) -> Outcomes:
+    def outcomes(self, model: LiveModel, split: Split, items: Positions) -> Outcomes:
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("unreachable")
 
@@ -92,7 +92,7 @@ class Kill(First):
 class Hang(First):
     """Starts a child and never ends; writes both process numbers to the file `pids` before."""
 
-    def outcomes(self, model: LiveModel, split: Split, items: slice) -> Outcomes:
+    def outcomes(self, model: LiveModel, split: Split, items: Positions) -> Outcomes:
         child = subprocess.Popen(["sleep", "3600"])
         path = self.options.pids
         path.with_suffix(".new").write_text(f"{os.getpid()} {child.pid}")
@@ -104,7 +104,7 @@ class Hang(First):
 class OutOfMemory(First):
     """Asks for four petabytes."""
 
-    def outcomes(self, model: LiveModel, split: Split, items: slice) -> Outcomes:
+    def outcomes(self, model: LiveModel, split: Split, items: Positions) -> Outcomes:
         torch.empty(1 << 50)
         raise AssertionError("unreachable")
 
@@ -112,7 +112,7 @@ class OutOfMemory(First):
 class Wrapped(First):
     """Runs out of memory and says so in words of its own."""
 
-    def outcomes(self, model: LiveModel, split: Split, items: slice) -> Outcomes:
+    def outcomes(self, model: LiveModel, split: Split, items: Positions) -> Outcomes:
         try:
             raise MemoryError
         except MemoryError as error:
