@@ -156,7 +156,7 @@ def _parego_rf(options: Options, dimension: int, budget: int) -> Contestant:
 
 
 def _sip_bmm(options: Options, dimension: int, budget: int) -> Contestant:
-    from experiments.sample_efficiency.model_based import SIPBMM
+    from experiments.sample_efficiency.sip_bmm import SIPBMM
 
     return Contestant(SIPBMM(**options))
 

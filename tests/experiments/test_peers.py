@@ -12,8 +12,8 @@ from sklearn.ensemble import RandomForestRegressor
 from acquisition.strategy import Observations
 from experiments.sample_efficiency.contestants import Contestant
 from experiments.sample_efficiency.forest import ForestParEGO, expected_improvement, scalarise
-from experiments.sample_efficiency.model_based import SIPBMM, fit_matern, initial_length_scales
 from experiments.sample_efficiency.problems import open_problem
+from experiments.sample_efficiency.sip_bmm import SIPBMM, fit_matern, initial_length_scales
 from experiments.sample_efficiency.spending import search
 from experiments.sample_efficiency.study import Run
 
