@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from terminals import Terminal, repeatable, wait_until
+from terminals import Terminal, repeatable
 
 from evaluators.benchmarks.benchmark import Outcomes, order_of
 from evaluators.benchmarks.statistics import proportion, unpack
@@ -56,10 +56,8 @@ def run_and_kill(name: str, uninterrupted: Terminal, killed: Terminal) -> None:
     rng = random.Random(f"kills of growing {name}")
     for moment in rng.sample(range(KILLS), KILLS):
         with killed.start("launch", "campaign.yaml") as campaign:
-            before = killed.events()
-            wanted = "promoted" if moment % 2 else "grown"
-            count = sum(e.kind == wanted for e in before) + 1
-            wait_until(lambda w=wanted, c=count: killed.count(w) >= c, campaign)  # type: ignore[misc]
+            kind = "promoted" if moment % 2 else "grown"
+            killed.wait_for(kind, killed.count(kind) + 1, campaign)
             time.sleep(rng.choice([0.0, rng.uniform(0.0, 0.2)]))
             campaign.kill()
             assert campaign.wait() == -signal.SIGKILL, "it ended before it was killed"
