@@ -56,7 +56,7 @@ class SIPBMM:
                 contextlib.suppress(*NUMERICAL_ERRORS),
             ):
                 self._extend(draft, q, observations)
-        fill_with_sobol(draft, q, seed, "the model failed")
+        fill_with_sobol(draft, q, seed, "the model failed, or repeated itself")
         return draft.proposal()
 
     def _extend(self, draft: Draft, rows: int, observations: Observations) -> None:
