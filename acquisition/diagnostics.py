@@ -12,12 +12,12 @@ from functools import partial
 from typing import Any, cast
 
 import torch
-from botorch.models.gp_regression import SingleTaskGP
-from gpytorch.settings import skip_posterior_variances
 from linear_operator.utils.cholesky import psd_safe_cholesky
 from torch import Tensor
 
+from acquisition.measured import MeasuredGP
 from acquisition.outcomes import Link
+from acquisition.posterior import Process
 from acquisition.space_filling import sobol_points
 from acquisition.strategy import Observations
 from acquisition.surrogates import Surrogate
@@ -60,8 +60,9 @@ def summary(surrogate: Surrogate, observations: Observations, gain: float | None
         if k not in surrogate.modelled:
             described.append({"exact": True})
             continue
-        gp, link = cast(SingleTaskGP, surrogate.model.models[k]), surrogate.links[k]
-        shares = importance(partial(_median, gp, link), len(names), observations.snap)
+        gp, link = cast(MeasuredGP, surrogate.model.models[k]), surrogate.links[k]
+        median = partial(_median, surrogate.processes[k], link)
+        shares = importance(median, len(names), observations.snap)
         shared = dict(zip(names, shares.tolist(), strict=True))
         described.append(_judged(gp, link) | {"importance": shared})
     return {"objectives": described, "observations": len(observations.X), "gain": gain}
@@ -145,24 +146,22 @@ def importance(
     return moved / total if total > 0 else moved
 
 
-def _judged(gp: SingleTaskGP, link: Link | None) -> dict[str, float | None]:
+def _judged(gp: MeasuredGP, link: Link | None) -> dict[str, float | None]:
     """Leave-one-out R², of outcomes, and calibration, of what the process models."""
-    (X,), u = gp.train_inputs, gp.train_targets
+    u: Tensor = gp.train_targets
     if len(u) < LEAST_OBSERVATIONS or u.std() <= EQUAL:
         return dict.fromkeys(("r2", "coverage50", "coverage95", "rms_z"))
     with torch.no_grad():
-        prior = gp.forward(X)
-        covariance = gp.likelihood(prior).covariance_matrix
-        errors, variances = leave_one_out(covariance, u - prior.mean)
+        errors, variances = leave_one_out(*gp.measured())
     observed, predicted = _outcome(u, link), _outcome(u - errors, link)
     r2 = r_squared(observed, observed - predicted)
     return {"r2": r2, **calibration(errors, variances)}
 
 
-def _median(gp: SingleTaskGP, link: Link | None, X: Tensor) -> Tensor:
+def _median(process: Process, link: Link | None, X: Tensor) -> Tensor:
     """Posterior medians of outcomes at `b x d` points, `b`."""
-    with torch.no_grad(), skip_posterior_variances():
-        return _outcome(gp.posterior(X).mean.squeeze(-1), link)
+    with torch.no_grad():
+        return _outcome(process.means(X).squeeze(-1), link)
 
 
 def _outcome(u: Tensor, link: Link | None) -> Tensor:

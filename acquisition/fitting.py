@@ -11,13 +11,14 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from botorch.models.gp_regression import SingleTaskGP
 from botorch.optim.utils import get_parameters_and_bounds
 from linear_operator.utils.cholesky import psd_safe_cholesky
 from linear_operator.utils.errors import NanError
 from numpy.typing import NDArray
 from scipy.optimize import minimize  # type: ignore[import-untyped]
 from torch import Tensor
+
+from acquisition.measured import MeasuredGP
 
 MAX_ITERATIONS = 200
 
@@ -28,7 +29,7 @@ wild step of the line search would overflow."""
 Array = NDArray[np.float64]
 
 
-def fit_hyperparameters(gp: SingleTaskGP) -> None:
+def fit_hyperparameters(gp: MeasuredGP) -> None:
     """Move all free parameters to a maximum of (log marginal likelihood + log priors) / n.
 
     Starts from the present values; L-BFGS-B within the bounds of the constraints, as BoTorch does.
@@ -67,13 +68,13 @@ def _log_where(positive: NDArray[np.bool_], values: Array) -> Array:
     return np.where(positive, np.log(np.where(positive, values, 1.0)), values)
 
 
-def log_posterior(gp: SingleTaskGP, parameters: list[Tensor]) -> tuple[float, Array]:
+def log_posterior(gp: MeasuredGP, parameters: list[Tensor]) -> tuple[float, Array]:
     """(log p(y | X, θ) + log p(θ)) / n and its gradient in the parameters, end to end.
 
     With S = K + noise and α = S⁻¹ (y − mean): the derivatives in S and in the residual are
     ½ (α αᵀ − S⁻¹) and −α (Rasmussen & Williams 2006, eq. 5.8 and 5.9).
     """
-    S, residual = _measured(gp)
+    S, residual = gp.measured()
     n = len(residual)
     with torch.no_grad():
         L = psd_safe_cholesky(S)
@@ -91,16 +92,7 @@ def log_posterior(gp: SingleTaskGP, parameters: list[Tensor]) -> tuple[float, Ar
     return total, torch.cat([g.flatten() for g in gradients]).numpy() / n
 
 
-def _measured(gp: SingleTaskGP) -> tuple[Tensor, Tensor]:
-    """Covariance of the observations, noise included, `n x n`, and their residuals, `n`."""
-    prior = gp.forward(gp.train_inputs[0])
-    noise: Tensor = gp.likelihood.noise
-    residual: Tensor = gp.train_targets - prior.mean
-    covariance: Tensor = prior.lazy_covariance_matrix.to_dense()
-    return covariance + noise.expand(len(residual)).diag_embed(), residual
-
-
-def _log_prior(gp: SingleTaskGP) -> Tensor:
+def _log_prior(gp: MeasuredGP) -> Tensor:
     """Sum of the log densities of all priors; a part of the graph though there be none."""
     total = 0.0 * torch.nn.utils.parameters_to_vector(gp.parameters()).sum()
     priors = gp.named_priors()  # type: ignore[operator]

@@ -47,6 +47,7 @@ PRESETS: Mapping[str, Settings] = {
     "default": Settings(
         initial=10,
         measured_noise=True,
+        item_covariance=False,
         exact_known=True,
         criterion="qlognehvi",
         reference_from="front",
@@ -60,6 +61,7 @@ PRESETS: Mapping[str, Settings] = {
     "reference": Settings(
         initial=10,
         measured_noise=False,
+        item_covariance=False,
         exact_known=False,
         criterion="qlogehvi",
         reference_from="design",
@@ -88,6 +90,7 @@ class MMMO:
     preset: Preset = "default"
     initial: int | None = None
     measured_noise: bool | None = None
+    item_covariance: bool | None = None
     exact_known: bool | None = None
     criterion: Criterion | None = None
     reference_from: ReferenceRule | None = None

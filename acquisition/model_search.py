@@ -58,12 +58,15 @@ class Settings:
     Attributes:
         initial: trials of the initial design, anchors included.
         measured_noise: use the variances of the measurements; else infer one per objective.
+        item_covariance: with measured noise, use also the covariances that measurements on the same
+            items have, where they are known; not in the acquisition of five objectives and more.
         exact_known: use the functions of known objectives; else model them like the others.
         criterion: `qlognehvi`, or `qlogehvi` over the front of posterior means.
         reference_from: where the reference point comes from unless the caller gives one: the
             present `front`, or the worst of the initial `design` as in the released MM-MO.
-        weak_to_strong: `off`; `pool`: crossed points, and points beyond the front as seen
-            from any other, compete as starts of the optimiser; `replace`: every candidate is crossed with five best sums.
+        weak_to_strong: `off`; `pool`: crossed points, and points beyond the front as seen from any
+            other, compete as starts of the optimiser; `replace`: every candidate is crossed with
+            five best sums.
         fisher: `off`, or twice as many candidates are made and half are kept: `low` information,
             `high` information, or jointly least known (`logdet`).
         local_slots: every second trial is sought near a random point of the front.
@@ -77,6 +80,7 @@ class Settings:
 
     initial: int
     measured_noise: bool
+    item_covariance: bool
     exact_known: bool
     criterion: Criterion
     reference_from: ReferenceRule
@@ -100,6 +104,7 @@ class Settings:
 
 ALLOWED: Mapping[str, tuple[object, ...]] = {
     "measured_noise": (True, False),
+    "item_covariance": (True, False),
     "exact_known": (True, False),
     "criterion": get_args(Criterion),
     "reference_from": get_args(ReferenceRule),
@@ -207,6 +212,7 @@ class _ModelSearch:
             seen.Y,
             seen.Yvar if settings.measured_noise else None,
             (seen.known or nothing_known) if settings.exact_known else nothing_known,
+            Ycov=seen.Ycov if settings.measured_noise and settings.item_covariance else None,
             kind=settings.surrogate,
             link=settings.link,
             importance=seen.importance if settings.importance else None,

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from botorch.models.gp_regression import SingleTaskGP
 from linear_operator.utils.cholesky import psd_safe_cholesky
 from torch import Tensor
+
+from acquisition.measured import MeasuredGP
 
 LEAST_VARIANCE = 1e-9
 """In squared standard deviations of the objective: below it a point is known."""
@@ -38,7 +39,7 @@ class Process:
     whitened: Tensor
 
     @classmethod
-    def of(cls, gp: SingleTaskGP) -> Process:
+    def of(cls, gp: MeasuredGP) -> Process:
         """Take a fitted process over; its parameters are not differentiated any more.
 
         Raises:
@@ -47,7 +48,6 @@ class Process:
         for parameter in gp.parameters():
             parameter.requires_grad_(False)
         X: Tensor = gp.train_inputs[0]
-        noise: Tensor = gp.likelihood.noise
 
         def kernel(a: Tensor, b: Tensor) -> Tensor:
             dense: Tensor = gp.covar_module(a, b).to_dense()
@@ -58,17 +58,42 @@ class Process:
             return value
 
         with torch.no_grad():
-            factor = psd_safe_cholesky(kernel(X, X) + torch.diag(noise.expand(len(X))))
-            inverse = _inverse(factor)
-            whitened = (gp.train_targets - mean(X)) @ inverse.T
+            covariance, residual = gp.measured()
+            inverse = _inverse(psd_safe_cholesky(covariance))
+            whitened = residual @ inverse.T
         return cls(kernel, mean, X, inverse, whitened.unsqueeze(0))
+
+    def means(self, X: Tensor) -> Tensor:
+        """Means per sample: `c x d` → `c x s`."""
+        weights = self.whitened @ self.inverse
+        return self.mean(X).unsqueeze(-1) + self.kernel(X, self.X) @ weights.T
 
     def moments(self, X: Tensor) -> tuple[Tensor, Tensor]:
         """Means per sample and variances of single points: `c x d` → `c x s`, `c`."""
-        towards = self.kernel(X, self.X) @ self.inverse.T
+        return self._moments(X, self.kernel(X, self.X), 0.0)
+
+    def next_measurements(self, X: Tensor, noise: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
+        """Means per sample and variances of measurements to come: `c x s`, `c`.
+
+        Args:
+            X: `c x d` points.
+            noise: `c` variances of their errors.
+            shared: `c x r` covariances of their errors with those of the measurements so far, which
+                tell of them, too.
+        """
+        return self._moments(X, self.kernel(X, self.X) + shared, noise)
+
+    def covariance(self, X: Tensor) -> Tensor:
+        """Joint covariance of points: `c x d` → `c x c`."""
+        return self._joint(X)[1]
+
+    def _moments(
+        self, X: Tensor, with_seen: Tensor, noise: Tensor | float
+    ) -> tuple[Tensor, Tensor]:
+        towards = with_seen @ self.inverse.T
         mean = self.mean(X).unsqueeze(-1) + towards @ self.whitened.T
         # Kernels need not be stationary: each point's own variance, as a batch of 1 x 1.
-        own = self.kernel(X.unsqueeze(-2), X.unsqueeze(-2)).reshape(len(X))
+        own = self.kernel(X.unsqueeze(-2), X.unsqueeze(-2)).reshape(len(X)) + noise
         return mean, (own - towards.square().sum(-1)).clamp_min(LEAST_VARIANCE)
 
     def imagined(self, X: Tensor, draws: Tensor) -> tuple[Process, Tensor]:

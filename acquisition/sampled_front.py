@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
 import torch
-from botorch.models.gp_regression import SingleTaskGP
 from botorch.utils.multi_objective.pareto import is_non_dominated
 from botorch.utils.sampling import draw_sobol_normal_samples
 from torch import Tensor
@@ -63,7 +61,7 @@ class SampledFront:
         Draws from torch's generator: call within `reproducible`.
         """
         parts = tuple(
-            Process.of(cast(SingleTaskGP, model)) if k in surrogate.modelled else _exact(model)
+            surrogate.processes[k] if k in surrogate.modelled else _exact(model)
             for k, model in enumerate(surrogate.model.models)
         )
         empty = X.new_empty(SAMPLES if integrates else 1, 0, len(parts))

@@ -42,6 +42,8 @@ class Observations:
         importance: `d` positive sizes of what each coordinate moves, of mean 1 (the norms of
             task vectors per layer group); None: nothing is known.
         merge_cost: what a merge costs, where scoring it on all items costs 1.
+        Ycov: `m x n x n` covariances of the measurements' errors, positive semi-definite, with Yvar
+            on the diagonal; None: errors are independent.
     """
 
     X: Tensor
@@ -59,6 +61,7 @@ class Observations:
     growing: tuple[int, ...] = ()
     importance: Tensor | None = None
     merge_cost: float = 0.0
+    Ycov: Tensor | None = None
 
     @property
     def count(self) -> int:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from math import inf, pi
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from botorch.exceptions.errors import InputDataError, ModelFittingError, OptimizationGradientError
-from botorch.models.gp_regression import SingleTaskGP
 from botorch.models.map_saas import get_mean_module_with_normal_prior
 from botorch.models.model import Model, ModelList
 from botorch.models.model_list_gp_regression import ModelListGP
@@ -25,7 +25,9 @@ from torch import Tensor
 
 from acquisition.fitting import fit_hyperparameters
 from acquisition.kernels import additive_saas, concentrated, quadratic, squared_exponential
+from acquisition.measured import MeasuredGP
 from acquisition.outcomes import Link, OutcomeScale
+from acquisition.posterior import Process
 from acquisition.sparsity import exact_model
 from acquisition.strategy import KnownObjective
 
@@ -51,7 +53,8 @@ NUMERICAL_ERRORS = (
 """What a fit or an optimisation raises when the numbers, not the program, are at fault."""
 
 MIN_NOISE = 1e-6
-"""Least variance of a measurement in standardised units; below it GPyTorch would warn and clamp."""
+"""Least variance of a measurement in standardised units; below it GPyTorch would warn and clamp. So
+much of its error is its own, however strongly it is correlated with others."""
 
 IMPORTANCE_STRENGTH = 0.5
 """1 would believe it fully; a half wins about as much where curvature follows the importance, and
@@ -89,7 +92,8 @@ class Surrogate:
 
     Attributes:
         model: its posterior has m outcomes; known ones have variance 0. In standardised units,
-            but for an objective with a link: there in those of the link's u.
+            but for an objective with a link: there in those of the link's u. As BoTorch computes
+            it, from the variances of the errors; `processes` know their covariances, too.
         modelled: the columns that are Gaussian processes.
         scale: from raw to standardised outcomes.
         choices: per objective the surrogate it has; None where it is known.
@@ -105,16 +109,25 @@ class Surrogate:
         """Per objective its link, or None where the model is of the standardised outcome."""
         return tuple(None if choice is None else choice.link for choice in self.choices)
 
+    @cached_property
+    def processes(self) -> Mapping[int, Process]:
+        """Column of a modelled objective → its process, given the measurements."""
+        return {k: Process.of(cast(MeasuredGP, self.model.models[k])) for k in self.modelled}
+
     def mean(self, X: Tensor) -> Tensor:
-        """Posterior means of all objectives, standardised: `... x d` → `... x m`."""
+        """Posterior means of all objectives, standardised: `c x d` → `c x m`."""
         with torch.no_grad():
-            posterior = self.model.posterior(X)
-            mean, variance = posterior.mean, posterior.variance  # type: ignore[attr-defined]
-        columns = [
-            mean[..., k] if link is None else link.moments(mean[..., k], variance[..., k])[0]
-            for k, link in enumerate(self.links)
-        ]
-        return torch.stack(columns, dim=-1)
+            return torch.stack([self._mean(k, X) for k in range(len(self.choices))], dim=-1)
+
+    def _mean(self, k: int, X: Tensor) -> Tensor:
+        if k not in self.processes:
+            exact: Tensor = self.model.models[k].forward(X)
+            return exact.squeeze(-1)
+        process, link = self.processes[k], self.links[k]
+        if link is None:
+            return process.means(X).squeeze(-1)
+        mean, variance = process.moments(X)
+        return link.moments(mean.squeeze(-1), variance)[0]
 
     def covariance(self, X: Tensor) -> Tensor:
         """Posterior covariances at `c x d` points: `k x c x c` for the k modelled objectives.
@@ -123,19 +136,16 @@ class Surrogate:
         """
         if not self.modelled:
             return X.new_zeros(0, len(X), len(X))
-        posteriors = []
-        with torch.no_grad():
-            for k in self.modelled:
-                posteriors.append(self.model.models[k].posterior(X))  # type: ignore[operator]
-        return torch.stack([p.distribution.covariance_matrix for p in posteriors])
+        return torch.stack([process.covariance(X) for process in self.processes.values()])
 
 
-def fit_surrogate(  # noqa: PLR0913  (data, then three switches by name)
+def fit_surrogate(  # noqa: PLR0913  (data, then switches by name)
     X: Tensor,
     Y: Tensor,
     Yvar: Tensor | None,
     known: tuple[KnownObjective | None, ...],
     *,
+    Ycov: Tensor | None = None,
     kind: SurrogateRule = "gp",
     link: LinkRule = "off",
     importance: Tensor | None = None,
@@ -147,6 +157,8 @@ def fit_surrogate(  # noqa: PLR0913  (data, then three switches by name)
         Y: `n x m` raw objectives.
         Yvar: `n x m` raw variances of the measurements; None to infer one variance per objective.
         known: m entries: an exact function, or None.
+        Ycov: `m x n x n` raw covariances of the measurements' errors, in place of Yvar, which is
+            their diagonal; None: errors are independent.
         kind: `gp`: squared exponential with BoTorch's priors; `concentrated`: the same with length
             scales that differ less; `quadratic`: a Bayesian quadratic and a squared exponential for
             the rest; `additive_saas`: few coordinates matter; `auto`: per objective the one of
@@ -164,14 +176,16 @@ def fit_surrogate(  # noqa: PLR0913  (data, then three switches by name)
     Z = scale.standardise(Y)
     if not Z.isfinite().all():
         raise InputDataError("scores overflow when standardised")
-    noise = None if Yvar is None else Yvar / scale.scale**2
+    if Ycov is None and Yvar is not None:
+        Ycov = Yvar.T.diag_embed()
     weights = torch.ones_like(X[0]) if importance is None else importance**IMPORTANCE_STRENGTH
     models: list[Model] = []
     choices: list[Choice | None] = []
     for k, objective in enumerate(known):
         if objective is None:
             links = _links(link, Y[:, k], OutcomeScale(scale.shift[k], scale.scale[k]))
-            task = _Task(X, Z[:, k], None if noise is None else noise[:, k], weights)
+            noise = None if Ycov is None else Ycov[k] / scale.scale[k] ** 2
+            task = _Task(X, Z[:, k], noise, weights)
             choice = _choose(task, COMPARED if kind == "auto" else (kind,), links)
             models.append(task.fit(choice))
             choices.append(choice)
@@ -194,30 +208,27 @@ def _links(rule: LinkRule, y: Tensor, outcome: OutcomeScale) -> tuple[Link | Non
 
 @dataclass(frozen=True)
 class _Task:
-    """One objective's data: `n x d` points, `n` standardised values and noise, `d` importances."""
+    """One objective's data, in standardised units.
+
+    Attributes:
+        X: `n x d` points.
+        z: `n` values.
+        noise: `n x n` covariance of their errors, or None.
+        importance: `d`, of coordinates.
+    """
 
     X: Tensor
     z: Tensor
     noise: Tensor | None
     importance: Tensor
 
-    def fit(self, choice: Choice) -> SingleTaskGP:
+    def fit(self, choice: Choice) -> MeasuredGP:
         """Maximise the posterior density of the hyperparameters."""
-        link, noise, d = choice.link, self.noise, self.X.shape[-1]
-        if noise is not None and link is not None:
-            noise = noise * link.slope(self.z).square()
+        kernel = KERNELS[choice.kind](self.X.shape[-1], self.importance)
         mean = get_mean_module_with_normal_prior() if choice.kind == "additive_saas" else None
         # BoTorch would warn of a fold of the data that is not standardised on its own.
         with validate_input_scaling(False):
-            gp = SingleTaskGP(
-                self.X,
-                (self.z if link is None else link.forward(self.z)).unsqueeze(-1),
-                None if noise is None else noise.clamp_min(MIN_NOISE).unsqueeze(-1),
-                covar_module=KERNELS[choice.kind](d, self.importance),
-                mean_module=mean,
-                # SingleTaskGP would standardise a second time by default.
-                outcome_transform=None,
-            )
+            gp = MeasuredGP(self.X, self._u(choice.link), self._errors(choice.link), kernel, mean)
         fit_hyperparameters(gp)
         gp.eval()
         return gp
@@ -229,31 +240,50 @@ class _Task:
         """
         fold = torch.arange(len(self.z)) % FOLDS
         try:
-            return sum(
-                self._part(fold != f)._score(choice, self._part(fold == f)) for f in range(FOLDS)
-            )
+            return sum(self._score(choice, fold == f) for f in range(FOLDS))
         except NUMERICAL_ERRORS:
             return -inf
 
     def _part(self, rows: Tensor) -> _Task:
-        noise = None if self.noise is None else self.noise[rows]
+        noise = None if self.noise is None else self.noise[rows][:, rows]
         return _Task(self.X[rows], self.z[rows], noise, self.importance)
 
-    def _score(self, choice: Choice, others: _Task) -> float:
-        """Log density of the others' values in the units of z, whatever the link."""
-        gp, link = self.fit(choice), choice.link
+    def _score(self, choice: Choice, held: Tensor) -> float:
+        """Log density of the held-back rows' values in the units of z, whatever the link."""
+        gp = self._part(~held).fit(choice)
         with torch.no_grad():
-            posterior = gp.posterior(others.X)
-            mean, variance = posterior.mean.squeeze(-1), posterior.variance.squeeze(-1)
-            slope = torch.ones_like(mean) if link is None else link.slope(others.z)
-            value = others.z if link is None else link.forward(others.z)
-            if others.noise is None:
-                variance = variance + gp.likelihood.noise
-            else:
-                variance = variance + (others.noise * slope.square()).clamp_min(MIN_NOISE)
-            log_normal = -0.5 * ((value - mean).square() / variance + (2 * pi * variance).log())
+            errors = self._errors(choice.link)
+            if errors is None:
+                errors = gp.likelihood.noise * torch.eye(len(held)).to(self.X)
+            mean, variance = Process.of(gp).next_measurements(
+                self.X[held], errors.diagonal()[held], errors[held][:, ~held]
+            )
+            difference = self._u(choice.link)[held] - mean.squeeze(-1)
+            log_normal = -0.5 * (difference.square() / variance + (2 * pi * variance).log())
         # The density of z is that of u times du/dz.
-        return float((log_normal + slope.log()).sum())
+        return float((log_normal + self._slope(choice.link)[held].log()).sum())
+
+    def _u(self, link: Link | None) -> Tensor:
+        """What the process models, `n`."""
+        return self.z if link is None else link.forward(self.z)
+
+    def _slope(self, link: Link | None) -> Tensor:
+        """du/dz, `n`."""
+        return torch.ones_like(self.z) if link is None else link.slope(self.z)
+
+    def _errors(self, link: Link | None) -> Tensor | None:
+        """Covariance of the errors of u, `n x n`, by the delta method.
+
+        No variance is below `MIN_NOISE`, and nor is an eigenvalue: covariances are those of what
+        the errors have beyond it.
+        """
+        if self.noise is None:
+            return None
+        slope = self._slope(link)
+        errors = self.noise * slope.outer(slope)
+        variances = errors.diagonal().clamp_min(MIN_NOISE)
+        beyond = (1 - MIN_NOISE / variances).sqrt()
+        return (errors * beyond.outer(beyond)).diagonal_scatter(variances)
 
 
 def _choose(task: _Task, kinds: tuple[Kind, ...], links: tuple[Link | None, ...]) -> Choice:

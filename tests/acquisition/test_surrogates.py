@@ -17,6 +17,7 @@ from torch import Tensor
 
 from acquisition.fitting import fit_hyperparameters, log_posterior
 from acquisition.kernels import QuadraticKernel, additive_saas, quadratic, squared_exponential
+from acquisition.measured import MeasuredGP
 from acquisition.outcomes import Link, OutcomeScale
 from acquisition.surrogates import Kind, Surrogate, fit_surrogate
 
@@ -85,10 +86,11 @@ class TestFit:
     X = random_points(25, 3)
     z = OutcomeScale.of(bowl(X)).standardise(bowl(X)) + 0.1 * (random_points(25, 1, seed=5) - 0.5)
 
-    def gp(self, make: Any, noise: float | None) -> SingleTaskGP:
+    def gp(self, make: Any, noise: float | None) -> MeasuredGP:
         Yvar = None if noise is None else torch.full_like(self.z, noise)
         kernel = make(3, torch.ones(3, dtype=torch.float64))
-        return SingleTaskGP(self.X, self.z, Yvar, covar_module=kernel, outcome_transform=None)
+        errors = None if Yvar is None else Yvar[:, 0].diag_embed()
+        return MeasuredGP(self.X, self.z[:, 0], errors, kernel)
 
     @pytest.mark.parametrize("make", [squared_exponential, quadratic, additive_saas])
     @pytest.mark.parametrize("noise", [1e-2, None])
