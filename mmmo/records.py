@@ -257,6 +257,7 @@ def observations(  # noqa: PLR0913
     import torch
 
     from acquisition.strategy import Observations
+    from mmmo.item_covariance import item_covariances
 
     def rows(values: Sequence[Sequence[float]], width: int) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.double).reshape(len(values), width)
@@ -267,6 +268,7 @@ def observations(  # noqa: PLR0913
     scored = [t for t in trials if t.state == "completed"]
     measured = [[t.objective(o) for o in objectives] for t in scored]
     shares = torch.tensor([t.share for t in scored], dtype=torch.double)
+    one_order = bool(scored) and all(t.order is None for t in scored)
     signs = torch.tensor([o.sign for o in objectives], dtype=torch.double)
     return Observations(
         X=points("completed"),
@@ -283,6 +285,7 @@ def observations(  # noqa: PLR0913
         share=shares if (shares < 1).any() else None,
         growing=tuple(row for row, t in enumerate(scored) if t.growth is not None),
         merge_cost=merge_cost(scored),
+        Ycov=item_covariances(measured) if one_order else None,
     )
 
 

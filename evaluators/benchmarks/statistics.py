@@ -1,4 +1,4 @@
-"""Standard errors of measurements, and the compact form in which outcomes are stored."""
+"""Errors of measurements, their correlations, and the compact form in which outcomes are stored."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import base64
 import binascii
 import math
 import zlib
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evaluators.benchmarks.benchmark import Outcomes
 
@@ -46,6 +48,54 @@ def exponential(value: float, standard_error: float) -> tuple[float, float]:
     except OverflowError:
         return math.inf, math.inf
     return power, power * standard_error
+
+
+def error_correlations(outcomes: Sequence[Outcomes]) -> NDArray[np.float64]:
+    """How the errors of k means are correlated that begin with the same items in the same order.
+
+    With c the sample covariance of the min(n_a, n_b) common outcomes of a and b,
+    cov(mean_a, mean_b) = min(n_a, n_b) c / (n_a n_b) = c / max(n_a, n_b). That is the inner product
+    of the deviations (outcome - mean) / n, 0 where there is no outcome; scaled to length 1 it is
+    a correlation, and the matrix is positive semi-definite. By the delta method, a monotonic
+    function of the means has the correlations of the means.
+
+    Many trials on few items would look as if some of their differences were certain. So the
+    correlations are drawn towards their average, the more the less they differ beyond their own
+    errors (Schäfer & Strimmer 2005, doi 10.2202/1544-6115.1175; the error of r is (1 - r²)/√n).
+
+    Args:
+        outcomes: k arrays, also empty ones; one without spread tells nothing and is independent.
+
+    Returns:
+        `k x k`.
+    """
+    counts = np.array([len(o) for o in outcomes], dtype=np.float64)
+    deviations = np.zeros((len(outcomes), int(counts.max(initial=0))))
+    for row, values in zip(deviations, outcomes, strict=True):
+        if len(values):
+            row[: len(values)] = values - values.mean(dtype=np.float64)
+    length = np.linalg.norm(deviations, axis=1)
+    tells = np.flatnonzero(length > FLOOR * np.sqrt(counts))
+    units, n = deviations[tells] / length[tells, None], counts[tells]
+    found = np.eye(len(outcomes))
+    if len(tells) > 1:
+        found[np.ix_(tells, tells)] = _shrunk(units @ units.T, n)
+    np.fill_diagonal(found, 1.0)
+    return found
+
+
+def _shrunk(found: NDArray[np.float64], n: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Draw `k x k` correlations of means over n outcomes towards those of a common correlation."""
+    fewer, more = np.minimum.outer(n, n), np.maximum.outer(n, n)
+    nested = np.sqrt(fewer / more)  # what the different numbers of items leave of it
+    r = found / nested
+    others = ~np.eye(len(n), dtype=bool)
+    common = max(float(r[others].mean()), 0.0)
+    error = float(((1 - r**2) ** 2 / fewer)[others].sum())
+    spread = float(((r - common) ** 2)[others].sum())
+    weight = min(error / spread, 1.0) if spread > 0 else 0.0
+    target = np.where(others, common * nested, 1.0)
+    return (1 - weight) * found + weight * target
 
 
 def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
