@@ -12,7 +12,10 @@ from acquisition.strategy import STRATEGIES, Strategy, open_strategy
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in STRATEGIES},
     "reference": ("mm_mo", {"preset": "reference"}),
-    "every option": ("mm_mo", {"fisher": "logdet", "local_slots": True}),
+    "every option": (
+        "mm_mo",
+        {"fisher": "logdet", "local_slots": True, "item_covariance": True},
+    ),
 }
 
 

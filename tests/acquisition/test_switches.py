@@ -35,6 +35,33 @@ class TestMeasuredNoise:
         assert float(proposed(self.seen, measured_noise=False)) == pytest.approx(0.9, abs=0.15)
 
 
+class TestItemCovariance:
+    # A peak at 0.3; every score has the same error, nearly as large as the values differ.
+    X = column(0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.0)
+    truth = -4 * (X - 0.3).square()
+    Yvar = torch.full((8, 1), 0.8).double()
+    Ycov = (0.8 * (0.9999 + 1e-4 * torch.eye(8).double())).unsqueeze(0)
+    seen = changed(observe(X, m=1), Y=truth, Yvar=Yvar, Ycov=Ycov)
+
+    def r2(self, **options: Any) -> float:
+        strategy = open_strategy("mm_mo", {"initial": 0, **options})
+        (told,) = strategy.propose(self.seen, 1, seed=0).summary["objectives"]
+        return float(told["r2"])
+
+    def test_with_it_an_error_that_all_share_hides_nothing(self) -> None:
+        assert self.r2(item_covariance=True) > 0.9
+        assert float(proposed(self.seen, item_covariance=True)) == pytest.approx(0.3, abs=0.1)
+
+    def test_without_it_the_scores_are_noise(self) -> None:
+        assert self.r2(item_covariance=False) < 0.7
+
+    def test_without_measured_noise_it_is_not_used(self) -> None:
+        one, other = (
+            proposed(self.seen, measured_noise=False, item_covariance=c) for c in (True, False)
+        )
+        assert torch.equal(one, other)
+
+
 class TestExactKnown:
     # The only objective is known, its best is at (0.2, 0.2); all that was seen is far away.
     seen = changed(observe(0.6 + 0.4 * random_points(6, 2), m=1), known=(known_bowl(0),))

@@ -42,6 +42,12 @@ def observe(X: Tensor, m: int = 2) -> Observations:
     )
 
 
+def shared_errors(n: int, m: int, correlation: float) -> Tensor:
+    """Covariances of errors with the variances of `observe` that all correlate alike."""
+    alike = torch.full((n, n), correlation, dtype=torch.float64).fill_diagonal_(1.0)
+    return 1e-4 * alike.expand(m, n, n)
+
+
 def changed(observations: Observations, **changes: object) -> Observations:
     return dataclasses.replace(observations, **changes)
 
@@ -101,6 +107,11 @@ def cases() -> dict[str, Observations]:
             constraints=(torch.ones(1, 1).double(), torch.full((1,), -0.3).double()),
         ),
         "choices": changed(observe(grid(4)(SEEN)), snap=grid(4)),
+        "errors of the same items": changed(plain, Ycov=shared_errors(12, 2, 0.9)),
+        "the same error, and points scored twice": changed(tied, Ycov=shared_errors(15, 2, 1.0)),
+        "five objectives, errors of the same items": changed(
+            observe(SEEN, m=5), Ycov=shared_errors(12, 5, 0.9)
+        ),
     }
 
 

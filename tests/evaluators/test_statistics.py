@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from evaluators.benchmarks.statistics import (
     FLOOR,
+    error_correlations,
     exponential,
     mean,
     pack,
@@ -102,3 +103,42 @@ def test_packed_hits_are_small_ascii():
 def test_unpack_refuses_damage(text):
     with pytest.raises(ValueError, match="not packed outcomes"):
         unpack(text)
+
+
+def test_errors_of_means_over_nested_items_are_correlated_by_hand():
+    # a answered 4 items, b the first 2 of them. Deviations of a: -3, 1, -1, 3; of b: -1, 1.
+    # Inner product 4, lengths sqrt(20) and sqrt(2).
+    a, b = outcomes(0, 4, 2, 6), outcomes(1, 3)
+    expected = 4 / math.sqrt(40)
+    found = error_correlations([a, b])
+    assert found == pytest.approx(np.array([[1, expected], [expected, 1]]))
+    # the same from cov(mean_a, mean_b) = c / max(n_a, n_b), with variances s2 / n
+    c, variance_a, variance_b = 4 / 2, 20 / 4, 2 / 2
+    assert found[0, 1] == pytest.approx((c / 4) / math.sqrt(variance_a / 4 * variance_b / 2))
+
+
+def test_outcomes_that_differ_by_a_constant_have_one_error():
+    found = error_correlations([outcomes(1, 2, 4), outcomes(3, 4, 6)])
+    assert found == pytest.approx(np.ones((2, 2)))
+
+
+def test_what_has_no_spread_or_no_outcome_is_independent():
+    found = error_correlations([outcomes(1, 0, 1), outcomes(1, 1, 1), outcomes()])
+    assert np.array_equal(found, np.eye(3))
+    assert error_correlations([]).shape == (0, 0)
+
+
+def test_many_trials_on_few_items_are_not_certain_of_any_difference():
+    rng = np.random.default_rng(0)
+    items = rng.random(20)
+    answers = [(rng.random(20) < items).astype(np.float32) for _ in range(60)]
+    eigenvalues = np.linalg.eigvalsh(error_correlations(answers))
+    assert eigenvalues[0] > 0.2  # as they are, two thirds of them would be 0
+
+
+@given(st.lists(arrays(np.float32, st.integers(0, 6), elements=st.sampled_from([0, 1, 0.5]))))
+def test_correlations_are_positive_semidefinite(answers):
+    found = error_correlations(answers)
+    assert np.array_equal(np.diag(found), np.ones(len(answers)))
+    assert np.allclose(found, found.T)
+    assert np.linalg.eigvalsh(found).min(initial=0) > -1e-9
