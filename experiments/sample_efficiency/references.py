@@ -83,6 +83,22 @@ def exact(problem: Tabulated) -> Reference:
     return Reference(hypervolume(values, point), front, hypervolume(held_out, point))
 
 
+def describe(problem: Tabulated, budget: int = 30, draws: int = 200) -> str:
+    """How hard a table is: what random recipes reach, and the anchors, in percent of all."""
+    values, point = problem.truth(problem.recipes).numpy(), problem.reference.numpy()
+    reference, rng = exact(problem), np.random.default_rng(0)
+    reached = [
+        hypervolume(rng.permutation(values)[:budget], point) / reference.hypervolume
+        for _ in range(draws)
+    ]
+    anchors = hypervolume(problem.truth(problem.anchors).numpy(), point) / reference.hypervolume
+    return (
+        f"{problem.name}: {problem.points} recipes, {len(reference.front)} on the front; "
+        f"{budget} random ones reach {100 * np.mean(reached):.0f} %, "
+        f"the {len(problem.anchors)} anchors {100 * anchors:.0f} %"
+    )
+
+
 def search(problem: Problem, population: int, generations: int, seed: int) -> Reference:
     """Run NSGA-II on the values without noise."""
     archive = Archive(problem)

@@ -31,7 +31,7 @@ Array = NDArray[np.float64]
 
 HERE = Path(__file__).parent
 FOLDER, BLOCKS = HERE / "tables", HERE / "runs" / "tables"
-SIZES = {"quickstart": 300, "encoder": 120, "digits": 1500}
+SIZES = {"quickstart": 300, "encoder": 80, "digits": 1500}
 """Recipes of a suite."""
 BLOCK = 10
 """Recipes of a file: what a killed run loses at most, per process."""
@@ -186,7 +186,10 @@ def _scored(
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Make the tables of the given suites."""
+    """Make the tables of the given suites, and say what they are like."""
+    from experiments.sample_efficiency.references import describe
+    from experiments.sample_efficiency.tabulated import open_table
+
     parser = argparse.ArgumentParser(
         prog="python -m experiments.sample_efficiency.tables",
         description=__doc__,
@@ -195,12 +198,16 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("suites", nargs="+", choices=SIZES)
     parser.add_argument("--recipes", type=int, help="instead of those of SIZES")
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--print-only", action="store_true", help="what the tables are like")
     given = parser.parse_args(arguments)
     for suite in given.suites:
         campaign, path = HERE.parent / suite / "campaign.yaml", FOLDER / f"{suite}.npz"
-        count = given.recipes or SIZES[suite]
-        make(campaign, count, given.processes, BLOCKS / suite).save(path)
-        print(f"{path}: {path.stat().st_size / 1e6:.2f} MB", flush=True)
+        if not given.print_only:
+            count = given.recipes or SIZES[suite]
+            make(campaign, count, given.processes, BLOCKS / suite).save(path)
+        print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
+        for name in (suite, f"{suite}-scores"):
+            print(describe(open_table(name)), flush=True)
     return 0
 
 

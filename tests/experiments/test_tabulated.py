@@ -16,7 +16,7 @@ from experiments.digits import zoo as digits
 from experiments.sample_efficiency import tables
 from experiments.sample_efficiency.contestants import open_contestant
 from experiments.sample_efficiency.problems import open_problem
-from experiments.sample_efficiency.references import open_reference
+from experiments.sample_efficiency.references import describe, open_reference
 from experiments.sample_efficiency.spending import search
 from experiments.sample_efficiency.study import Run, execute
 from experiments.sample_efficiency.tables import Table
@@ -74,6 +74,9 @@ def test_values_by_hand() -> None:
     assert reference.front.tolist() == problem.truth(problem.recipes).tolist()
     first, second = 0.15 * 2.75 * 0.55, 0.65 * 0.25 * 0.05
     assert reference.hypervolume == pytest.approx(first + second - 0.15 * 0.25 * 0.05)
+    assert describe(problem, budget=2, draws=1) == (
+        "small: 2 recipes, 2 on the front; 2 random ones reach 100 %, the 1 anchors 97 %"
+    )
     scores = Tabulated("small-scores", small(), sparsity=False)
     assert scores.truth(x).tolist() == [[0.25, -2.5], [0.75, -5.0]]
     assert scores.known == (None, None)
