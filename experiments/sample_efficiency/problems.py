@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,6 +81,21 @@ class Problem(ABC):
         For one point the items are the first of an order that the state of `rng` determines: more
         items from the same state begin with the same items, so a score can grow.
         """
+
+    def correlations(
+        self, X: Tensor, rng: np.random.Generator, items: Sequence[int]
+    ) -> Tensor | None:
+        """Correlations of the errors of points that answered the first n of the same items.
+
+        Args:
+            X: `n x d` points.
+            rng: in the state from which `evaluate` ordered the items.
+            items: how many each point answered, as for `evaluate`.
+
+        Returns:
+            `m x n x n`; None where all errors are independent.
+        """
+        return None
 
     def snap(self, X: Tensor, taken: Tensor) -> Tensor:
         """What would be evaluated of `... x d` points, where `t x d` points have been before."""

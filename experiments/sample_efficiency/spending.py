@@ -152,13 +152,23 @@ class _Spending:
 
     def _measure(self, row: int) -> None:
         """Score a point on the items that it has been given; the first are those it had before."""
-        own = self._contestant.fidelity.order == "own"
-        rng = np.random.default_rng((self._run.seed, NOISE_STREAM, row if own else 0))
+        rng = self._errors(row if self._contestant.fidelity.order == "own" else 0)
         Y, Yvar = self._problem.evaluate(self._X[[row]], rng, self._answered[row])
         self._Y, self._Yvar = self._Y.clone(), self._Yvar.clone()
         self._Y[row], self._Yvar[row] = Y[0], Yvar[0]
         left = (self._left + self._reserve) / self._full
         self._steps.append(Step(self._run.budget - left, self._Y))
+
+    def _errors(self, order: int) -> np.random.Generator:
+        return np.random.default_rng((self._run.seed, NOISE_STREAM, order))
+
+    def _covariances(self) -> Tensor | None:
+        """Of the errors that points share by answering the same items, `m x n x n`."""
+        if self._contestant.fidelity.order == "own" or not self._answered:
+            return None
+        found = self._problem.correlations(self._X, self._errors(0), self._answered)
+        deviations = self._Yvar.T.sqrt()
+        return None if found is None else deviations[:, :, None] * found * deviations[:, None, :]
 
     def _observations(self) -> Observations:
         run, problem, X = self._run, self._problem, self._X
@@ -175,4 +185,5 @@ class _Spending:
             snap=lambda points: problem.snap(points, X),
             share=self._share if partial else None,
             importance=problem.importance,
+            Ycov=self._covariances(),
         )

@@ -8,14 +8,15 @@ objective, whose value at every recipe is the measured one.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from acquisition.strategy import KnownObjective
-from evaluators.benchmarks.statistics import mean, proportion
+from evaluators.benchmarks.statistics import error_correlations, mean, proportion
 from experiments.sample_efficiency.problems import ITEMS, Problem
 from experiments.sample_efficiency.tables import FOLDER, SPLITS, Array, Table
 
@@ -89,16 +90,31 @@ class Tabulated(Problem):
         """Score on random items without replacement, as many as the largest benchmark has at most;
         of smaller benchmarks the same share.
         """
-        share = min(items, self.items) / self.items
         Y = self.truth(X)
         Yvar = torch.zeros_like(Y)
         for i, row in enumerate(self.rows(X).tolist()):
             for k, name in enumerate(self._names):
-                order = rng.permutation(self._sizes[k])[: max(1, round(share * self._sizes[k]))]
-                outcomes = self._table.outcomes["search"][name][row, order].astype(np.float32)
+                outcomes = self._answers(name, row, rng.permutation(self._sizes[k]), items)
                 value, error = self._summaries[k](outcomes)
                 Y[i, k], Yvar[i, k] = self._signs[k] * value, error**2
         return Y, Yvar
+
+    def correlations(self, X: Tensor, rng: np.random.Generator, items: Sequence[int]) -> Tensor:
+        """Correlations as a campaign computes them; sparsity has no error."""
+        found = torch.eye(len(X), dtype=torch.float64).repeat(len(self.known), 1, 1)
+        rows = self.rows(X).tolist()
+        for k, name in enumerate(self._names):
+            order = rng.permutation(self._sizes[k])
+            answers = [self._answers(name, r, order, n) for r, n in zip(rows, items, strict=True)]
+            found[k] = torch.from_numpy(error_correlations(answers))
+        return found
+
+    def _answers(
+        self, name: str, row: int, order: NDArray[np.intp], items: int
+    ) -> NDArray[np.float32]:
+        """Outcomes of a recipe on the first items of an order, by the share that `items` are."""
+        count = max(1, round(min(items, self.items) / self.items * len(order)))
+        return self._table.outcomes["search"][name][row, order[:count]].astype(np.float32)
 
     def _means(self, outcomes: Mapping[str, Array], sparsity: bool) -> Tensor:
         """Values of all recipes, `N x m`."""

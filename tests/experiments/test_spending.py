@@ -10,9 +10,15 @@ import pytest
 import torch
 
 from acquisition.allocation import Plan, Promotion
-from acquisition.strategy import Observations, Strategy
+from acquisition.strategy import Observations, Proposal, Strategy
 from experiments.sample_efficiency import study
-from experiments.sample_efficiency.contestants import Contestant, Fidelity, Random, open_contestant
+from experiments.sample_efficiency.contestants import (
+    Contestant,
+    Fidelity,
+    Order,
+    Random,
+    open_contestant,
+)
 from experiments.sample_efficiency.problems import open_problem
 from experiments.sample_efficiency.spending import search
 from experiments.sample_efficiency.study import Run
@@ -102,6 +108,25 @@ def test_shared_and_own_orders() -> None:
         assert (found.Y[0] == found.Y[1]).all().item() is same
     with pytest.raises(ValueError, match="order: found 'mine', allowed: own, shared"):
         Fidelity(order="mine")
+
+
+@pytest.mark.parametrize(("order", "known"), [("shared", True), ("own", False)])
+def test_strategies_learn_which_errors_are_shared(order: Order, known: bool) -> None:
+    class Listener(Random):
+        last: Observations
+
+        def propose(self, observations: Observations, q: int, seed: int) -> Proposal:
+            self.last = observations
+            return super().propose(observations, q, seed)
+
+    listener = Listener()
+    search(RUN, open_problem("digits"), Contestant(listener, 2, 2, Fidelity(order=order)))
+    seen = listener.last
+    assert (seen.Ycov is not None) is known
+    if seen.Ycov is not None:
+        assert torch.allclose(seen.Ycov.diagonal(dim1=1, dim2=2).T, seen.Yvar)
+        assert (seen.Ycov[:3, 0, 1] > 0).all()
+        assert (seen.Ycov[3] == 0).all()
 
 
 def test_a_full_share_is_a_number_of_evaluations() -> None:

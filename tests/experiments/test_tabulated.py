@@ -96,6 +96,32 @@ def test_errors_are_those_of_a_campaign() -> None:
     assert {y[1] for y in halves} == {-4.0, -6.0}
 
 
+def test_errors_on_the_same_items_are_correlated_by_hand() -> None:
+    problem = Tabulated("small", small(), sparsity=True)
+    found = problem.correlations(problem.recipes, rng(), (4, 4))
+    # sums: deviations (3, -1, -1, -1)/4 and (1, 1, 1, -3)/4 of the four items: product 1/4,
+    # squared lengths 3/4; nats: of two items both rise. Sparsity has no error.
+    assert found[:, 0, 1].tolist() == pytest.approx([1 / 3, 1.0, 0.0])
+    assert (found.diagonal(dim1=1, dim2=2) == 1).all()
+
+
+def test_correlations_are_of_the_items_that_were_answered(real: Tabulated) -> None:
+    rows, items = real.recipes[[3, 500]], (40, 120)
+    found = real.correlations(rows, rng(7), items)
+    orders = rng(7)
+    for k, name in enumerate(real._names):
+        order = orders.permutation(real.items)
+        outcomes = real._table.outcomes["search"][name][:, order]
+        for row, x, n in zip((3, 500), rows, items, strict=True):
+            if k == 0:  # the same items as `evaluate` takes
+                Y, _ = real.evaluate(x.unsqueeze(0), rng(7), n)
+                assert Y[0, 0].item() == pytest.approx(outcomes[row, :n].mean())
+        a, b = outcomes[3, :40], outcomes[500, :120]
+        c = ((a - a.mean()) * (b[:40] - b.mean())).mean()
+        expected = c / 120 / (a.std() * b.std()) * (40 * 120) ** 0.5
+        assert found[k, 0, 1].item() == pytest.approx(expected)
+
+
 def test_a_file_keeps_everything(tmp_path: Path) -> None:
     before = small()
     before.save(tmp_path / "small.npz")
