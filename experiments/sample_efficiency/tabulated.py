@@ -114,7 +114,8 @@ class Tabulated(Problem):
     ) -> NDArray[np.float32]:
         """Outcomes of a recipe on the first items of an order, by the share that `items` are."""
         count = max(1, round(min(items, self.items) / self.items * len(order)))
-        return self._table.outcomes["search"][name][row, order[:count]].astype(np.float32)
+        outcomes: NDArray[np.float64] = self._table.outcomes["search"][name][row, order[:count]]
+        return outcomes.astype(np.float32)
 
     def _means(self, outcomes: Mapping[str, Array], sparsity: bool) -> Tensor:
         """Values of all recipes, `N x m`."""
