@@ -59,9 +59,13 @@ def error_correlations(outcomes: Sequence[Outcomes]) -> NDArray[np.float64]:
     a correlation, and the matrix is positive semi-definite. By the delta method, a monotonic
     function of the means has the correlations of the means.
 
-    Many trials on few items would look as if some of their differences were certain. So the
-    correlations are drawn towards their average, the more the less they differ beyond their own
-    errors (Schäfer & Strimmer 2005, doi 10.2202/1544-6115.1175; the error of r is (1 - r²)/√n).
+    Two guards against differences that look certain because there are few items:
+
+    - Zeros and ones have, as in `proportion`, a uniform prior: of the four joint answers of two
+      trials each counts as seen once, which adds 4 · 1/4 to a squared length and about nothing to
+      an inner product. Equal answers to n items do not prove that the next one is equal.
+    - Correlations are drawn towards their average, the more the less they differ beyond their own
+      errors (Schäfer & Strimmer 2005, doi 10.2202/1544-6115.1175; the error of r is (1 - r²)/√n).
 
     Args:
         outcomes: k arrays, also empty ones; one without spread tells nothing and is independent.
@@ -74,9 +78,10 @@ def error_correlations(outcomes: Sequence[Outcomes]) -> NDArray[np.float64]:
     for row, values in zip(deviations, outcomes, strict=True):
         if len(values):
             row[: len(values)] = values - values.mean(dtype=np.float64)
-    length = np.linalg.norm(deviations, axis=1)
-    tells = np.flatnonzero(length > FLOOR * np.sqrt(counts))
-    units, n = deviations[tells] / length[tells, None], counts[tells]
+    squares = (deviations**2).sum(axis=1)
+    tells = np.flatnonzero(squares > FLOOR**2 * counts)
+    prior = np.array([float(np.isin(values, (0, 1)).all()) for values in outcomes])
+    units, n = deviations[tells] / np.sqrt((squares + prior)[tells])[:, None], counts[tells]
     found = np.eye(len(outcomes))
     if len(tells) > 1:
         found[np.ix_(tells, tells)] = _shrunk(units @ units.T, n)

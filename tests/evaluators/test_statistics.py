@@ -122,6 +122,12 @@ def test_outcomes_that_differ_by_a_constant_have_one_error():
     assert found == pytest.approx(np.ones((2, 2)))
 
 
+def test_equal_right_answers_are_not_certain_to_stay_equal():
+    # Deviations (1, -1)/2 of both: product 1/2 over 1/2 + 1.
+    found = error_correlations([outcomes(1, 0), outcomes(1, 0)])
+    assert found[0, 1] == pytest.approx(1 / 3)
+
+
 def test_what_has_no_spread_or_no_outcome_is_independent():
     found = error_correlations([outcomes(1, 0, 1), outcomes(1, 1, 1), outcomes()])
     assert np.array_equal(found, np.eye(3))
