@@ -11,6 +11,7 @@ the surrogate imagines its outcome, and only what a candidate adds beyond it cou
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -127,7 +128,8 @@ class Target:
     """What candidates are chosen for, all in standardised units.
 
     Attributes:
-        surrogate: the fitted models.
+        surrogates: the fitted models, all of the same outcomes in the same units; a candidate's
+            gain is averaged over them.
         X: `n x d` evaluated points.
         reference: `m` reference point.
         constraints: `(A, b)`, feasible where A z >= b, or None; each row bounds one objective from
@@ -136,7 +138,7 @@ class Target:
             posterior means.
     """
 
-    surrogate: Surrogate
+    surrogates: tuple[Surrogate, ...]
     X: Tensor
     reference: Tensor
     constraints: tuple[Tensor, Tensor] | None
@@ -151,8 +153,11 @@ class Target:
             return Scalarised(self, unanswered)
         integrates = self.criterion == "qlognehvi"
         floor = floors(self.constraints, len(self.reference))
-        front = SampledFront.of(self.surrogate, self.X, self.reference, floor, integrates)
-        return front.with_points(unanswered)
+        fronts = (
+            SampledFront.of(surrogate, self.X, self.reference, floor, integrates)
+            for surrogate in self.surrogates
+        )
+        return Averaged(tuple(front.with_points(unanswered) for front in fronts))
 
 
 class Gains(Protocol):
@@ -168,8 +173,31 @@ class Gains(Protocol):
 
 
 @dataclass(frozen=True)
+class Averaged:
+    """The mean of the gains that several surrogates expect."""
+
+    fronts: tuple[SampledFront, ...]
+
+    def gain(self) -> Callable[[Tensor], Tensor]:
+        """Logarithm of the mean of what the fronts' gains are the logarithms of."""
+        gains = [front.gain() for front in self.fronts]
+
+        def log_mean(X: Tensor) -> Tensor:
+            return torch.stack([gain(X) for gain in gains]).logsumexp(0) - math.log(len(gains))
+
+        return log_mean
+
+    def with_points(self, X: Tensor) -> Averaged:
+        """Take `c x d` further points as chosen."""
+        return Averaged(tuple(front.with_points(X) for front in self.fronts))
+
+
+@dataclass(frozen=True)
 class Scalarised:
-    """Five and more objectives: qLogNParEGO, its weight drawn anew for every candidate."""
+    """Five and more objectives: qLogNParEGO, its weight drawn anew for every candidate.
+
+    Only the first surrogate is asked.
+    """
 
     target: Target
     unanswered: Tensor
@@ -177,7 +205,7 @@ class Scalarised:
     def gain(self) -> Callable[[Tensor], Tensor]:
         """Draw a weight and build BoTorch's function for it."""
         target = self.target
-        model, baseline = target.surrogate.model, torch.cat([target.X, self.unanswered])
+        model, baseline = target.surrogates[0].model, torch.cat([target.X, self.unanswered])
         with torch.no_grad():
             posterior = model.posterior(target.X[:1])
         # No seed: get_sampler would give it to every objective of a list, and their errors would

@@ -35,10 +35,16 @@ from typing import Literal
 from acquisition.draft import Draft
 from acquisition.fisher import FisherRule
 from acquisition.hypervolume import Criterion
-from acquisition.model_search import Extension, ReferenceRule, Settings, extend_by_model
+from acquisition.model_search import (
+    Extension,
+    ReferenceRule,
+    SearchSurrogate,
+    Settings,
+    extend_by_model,
+)
 from acquisition.space_filling import fill_initial_design, fill_with_sobol
 from acquisition.strategy import Observations, Proposal
-from acquisition.surrogates import LinkRule, SurrogateRule
+from acquisition.surrogates import LinkRule
 from acquisition.weak_to_strong import WeakToStrongRule
 
 Preset = Literal["default", "reference"]
@@ -97,7 +103,7 @@ class MMMO:
     weak_to_strong: WeakToStrongRule | None = None
     fisher: FisherRule | None = None
     local_slots: bool | None = None
-    surrogate: SurrogateRule | None = None
+    surrogate: SearchSurrogate | None = None
     link: LinkRule | None = None
     importance: bool | None = None
 

@@ -43,6 +43,11 @@ from acquisition.weak_to_strong import (
 
 ReferenceRule = Literal["front", "design"]
 
+SearchSurrogate = SurrogateRule | Literal["mixed"]
+
+MIXED: tuple[SurrogateRule, ...] = ("concentrated", "quadratic")
+"""With few points neither is right: one knows no shape, the other only one."""
+
 ELITES = 5
 MUTANTS = 32
 OVERGENERATION = 2
@@ -70,7 +75,8 @@ class Settings:
         fisher: `off`, or twice as many candidates are made and half are kept: `low` information,
             `high` information, or jointly least known (`logdet`).
         local_slots: every second trial is sought near a random point of the front.
-        surrogate: what models a score, see `acquisition.surrogates.fit_surrogate`.
+        surrogate: what models a score, see `acquisition.surrogates.fit_surrogate`; `mixed`: the
+            two of `MIXED` side by side, what a candidate gains is averaged over them.
         link: likewise, for bounded accuracies.
         importance: use the sizes of what coordinates move, where they are known.
 
@@ -87,7 +93,7 @@ class Settings:
     weak_to_strong: WeakToStrongRule
     fisher: FisherRule
     local_slots: bool
-    surrogate: SurrogateRule
+    surrogate: SearchSurrogate
     link: LinkRule
     importance: bool
 
@@ -111,7 +117,7 @@ ALLOWED: Mapping[str, tuple[object, ...]] = {
     "weak_to_strong": get_args(WeakToStrongRule),
     "fisher": get_args(FisherRule),
     "local_slots": (True, False),
-    "surrogate": get_args(SurrogateRule),
+    "surrogate": (*get_args(SurrogateRule), "mixed"),
     "link": get_args(LinkRule),
     "importance": (True, False),
 }
@@ -163,13 +169,15 @@ class _ModelSearch:
         self._settings = settings
         self._observations = observations
         self._generator = generator
-        self._surrogate = self._fit()
+        rule = settings.surrogate
+        surrogates = tuple(self._fit(kind) for kind in (MIXED if rule == "mixed" else (rule,)))
+        self._surrogate = surrogates[0]
         scale = self._surrogate.scale
         self._Z = scale.standardise(observations.Y)
         limits = observations.constraints
         constraints = None if limits is None else scale.constraints(*limits)
         self._target = Target(
-            self._surrogate,
+            surrogates,
             observations.X,
             self._reference(constraints),
             constraints,
@@ -204,7 +212,7 @@ class _ModelSearch:
             gain = math.exp(self._log_gain) / reached if reached > 0 else None
         return summary(self._surrogate, self._observations, gain)
 
-    def _fit(self) -> Surrogate:
+    def _fit(self, kind: SurrogateRule) -> Surrogate:
         seen, settings = self._observations, self._settings
         nothing_known = (None,) * seen.Y.shape[-1]
         return fit_surrogate(
@@ -213,7 +221,7 @@ class _ModelSearch:
             seen.Yvar if settings.measured_noise else None,
             (seen.known or nothing_known) if settings.exact_known else nothing_known,
             Ycov=seen.Ycov if settings.measured_noise and settings.item_covariance else None,
-            kind=settings.surrogate,
+            kind=kind,
             link=settings.link,
             importance=seen.importance if settings.importance else None,
         )

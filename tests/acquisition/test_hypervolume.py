@@ -171,7 +171,7 @@ def test_a_point_without_a_score_takes_its_own_improvement_away(
     seen = observe(random_points(12, 2), m)
     surrogate = fit_surrogate(seen.X, seen.Y, seen.Yvar, (None,) * m)
     reference = infer_reference(surrogate.scale.standardise(seen.Y))
-    target = Target(surrogate, seen.X, reference, None, criterion)
+    target = Target((surrogate,), seen.X, reference, None, criterion)
     bounds = rows([0.0, 0.0], [1.0, 1.0])
     with reproducible(0):
         best, values = maximise(target.gains(seen.X[:0]).gain(), bounds, seen.X[:0], lambda X: X)

@@ -14,7 +14,13 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "reference": ("mm_mo", {"preset": "reference"}),
     "every option": (
         "mm_mo",
-        {"fisher": "logdet", "local_slots": True, "item_covariance": True},
+        {
+            "fisher": "logdet",
+            "local_slots": True,
+            "item_covariance": True,
+            "surrogate": "mixed",
+            "link": "logit",
+        },
     ),
 }
 

@@ -74,7 +74,8 @@ class TestExactKnown:
 
 
 @pytest.mark.parametrize(
-    ("surrogate", "within"), [("quadratic", 0.03), ("concentrated", 0.15), ("gp", 0.15)]
+    ("surrogate", "within"),
+    [("quadratic", 0.03), ("mixed", 0.15), ("concentrated", 0.15), ("gp", 0.15)],
 )
 def test_a_bowl_is_understood_from_ten_points(surrogate: str, within: float) -> None:
     seen = observe(random_points(10, 2), m=1)
