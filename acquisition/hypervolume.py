@@ -90,7 +90,9 @@ def feasible(Y: Tensor, constraints: tuple[Tensor, Tensor] | None) -> Tensor:
     return (Y @ A.T - b >= 0).all(dim=-1)
 
 
-def infer_reference(Y: Tensor, constraints: tuple[Tensor, Tensor] | None = None) -> Tensor:
+def infer_reference(
+    Y: Tensor, constraints: tuple[Tensor, Tensor] | None = None, of_front: bool = True
+) -> Tensor:
     """Nadir of the observed front minus a tenth of its range (Ishibuchi et al. 2011).
 
     BoTorch's rule but for a range of 0, where one unit of Y stands for the range: with a margin of
@@ -98,14 +100,16 @@ def infer_reference(Y: Tensor, constraints: tuple[Tensor, Tensor] | None = None)
 
     Args:
         Y: `n x m` observed objectives, n at least 1.
-        constraints: if some rows are feasible, the front is theirs.
+        constraints: if some rows are feasible, only those count.
+        of_front: whether only the front counts, or all observations: what is worse than a young
+            front in one objective may still be part of the front to come.
 
     Returns:
         `m`, in the units of Y.
     """
     ok = feasible(Y, constraints)
     candidates = Y[ok] if ok.any() else Y
-    front = candidates[is_non_dominated(candidates, deduplicate=False)]
+    front = candidates[is_non_dominated(candidates, deduplicate=False)] if of_front else candidates
     nadir, ideal = front.amin(dim=0), front.amax(dim=0)
     spread = ideal - nadir
     return nadir - NADIR_MARGIN * torch.where(spread > 0, spread, torch.ones_like(spread))

@@ -51,7 +51,7 @@ Preset = Literal["default", "reference"]
 
 PRESETS: Mapping[str, Settings] = {
     "default": Settings(
-        initial=10,
+        initial=None,
         measured_noise=True,
         item_covariance=False,
         exact_known=True,
@@ -129,13 +129,13 @@ class QLogNEHVI:
     """The default preset without weak-to-strong: BoTorch's advice and nothing else.
 
     Attributes:
-        initial: trials of the initial design, anchors included.
+        initial: trials of the initial design, anchors included; None as in `Settings`.
 
     Raises:
         ValueError: `initial` is negative.
     """
 
-    initial: int = 10
+    initial: int | None = None
 
     def __post_init__(self) -> None:
         _ = self.settings  # a wrong value is reported now, not at the first proposal
@@ -153,7 +153,8 @@ class QLogNEHVI:
 def _propose(settings: Settings, observations: Observations, q: int, seed: int) -> Proposal:
     """Fill the initial design up to its size, then ask the model, then Sobol for what is open."""
     draft = Draft(observations)
-    fill_initial_design(draft, observations, min(q, settings.initial - observations.count), seed)
+    design = settings.design(observations) - observations.count
+    fill_initial_design(draft, observations, min(q, design), seed)
     made = Extension()
     if len(draft) < q:
         made = extend_by_model(draft, q, observations, settings, seed)

@@ -25,6 +25,7 @@ from acquisition.hypervolume import (
     released_reference,
     reproducible,
 )
+from acquisition.space_filling import design_size
 from acquisition.strategy import Observations
 from acquisition.surrogates import (
     NUMERICAL_ERRORS,
@@ -41,7 +42,7 @@ from acquisition.weak_to_strong import (
     weak_to_strong,
 )
 
-ReferenceRule = Literal["front", "design"]
+ReferenceRule = Literal["front", "observations", "design"]
 
 SearchSurrogate = SurrogateRule | Literal["mixed"]
 
@@ -61,14 +62,16 @@ class Settings:
     """How points are chosen.
 
     Attributes:
-        initial: trials of the initial design, anchors included.
+        initial: trials of the initial design, anchors included; None for as many as
+            `acquisition.space_filling.design_size` says.
         measured_noise: use the variances of the measurements; else infer one per objective.
         item_covariance: with measured noise, use also the covariances that measurements on the same
             items have, where they are known; not in the acquisition of five objectives and more.
         exact_known: use the functions of known objectives; else model them like the others.
         criterion: `qlognehvi`, or `qlogehvi` over the front of posterior means.
         reference_from: where the reference point comes from unless the caller gives one: the
-            present `front`, or the worst of the initial `design` as in the released MM-MO.
+            present `front`, all `observations`, or the worst of the initial `design` as in the
+            released MM-MO.
         weak_to_strong: `off`; `pool`: crossed points, and points beyond the front as seen from any
             other, compete as starts of the optimiser; `replace`: every candidate is crossed with
             five best sums.
@@ -84,7 +87,7 @@ class Settings:
         ValueError: a value that is not allowed.
     """
 
-    initial: int
+    initial: int | None
     measured_noise: bool
     item_covariance: bool
     exact_known: bool
@@ -98,7 +101,7 @@ class Settings:
     importance: bool
 
     def __post_init__(self) -> None:
-        if self.initial < 0:
+        if self.initial is not None and self.initial < 0:
             raise ValueError(f"initial: found {self.initial}, allowed: 0 or more")
         for name, allowed in ALLOWED.items():
             value = getattr(self, name)
@@ -106,6 +109,11 @@ class Settings:
                 raise ValueError(
                     f"{name}: found {value!r}, allowed: {', '.join(map(str, allowed))}"
                 )
+
+
+    def design(self, observations: Observations) -> int:
+        """How many trials come before the model."""
+        return design_size(len(observations.anchors)) if self.initial is None else self.initial
 
 
 ALLOWED: Mapping[str, tuple[object, ...]] = {
@@ -229,10 +237,11 @@ class _ModelSearch:
     def _reference(self, constraints: tuple[Tensor, Tensor] | None) -> Tensor:
         seen, scale = self._observations, self._surrogate.scale
         if self._settings.reference_from == "design":
-            design = seen.Y[: max(self._settings.initial, 1)]
+            design = seen.Y[: max(self._settings.design(seen), 1)]
             inferred = scale.standardise(released_reference(design))
         else:
-            inferred = infer_reference(self._Z, constraints)
+            rows = self._settings.reference_from
+            inferred = infer_reference(self._Z, constraints, of_front=rows == "front")
         if seen.reference is None:
             return inferred
         given = scale.standardise(seen.reference)

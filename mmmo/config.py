@@ -184,8 +184,9 @@ class SearchConfig(Strict):
     """Which strategy proposes, how many candidates at once, and on how many items they begin."""
 
     strategy: str = "mm_mo"
-    initial: int = Field(10, ge=1)
-    batch: int = Field(5, ge=1)
+    initial: int | None = Field(None, ge=1)
+    """Trials before the strategy's model; None leaves it to the anchors, see `design_size`."""
+    batch: int = Field(1, ge=1)
     synchronous: bool = False
     """Wait for a whole batch before proposing the next; else refill a worker as it gets free."""
     items: ItemsConfig = ItemsConfig()

@@ -43,7 +43,7 @@ objectives:                    # the goal (larger or smaller is better) follows 
 
 # constraints: ["maths >= 0.2"]
 
-search: {strategy: mm_mo, initial: 10, batch: 5}   # mm_mo, qlognehvi, sobol
+search: {strategy: mm_mo}   # mm_mo, qlognehvi, sobol
 budget: {trials: 30}                               # and/or hours
 pool:   {executor: process, workers: 2, trial_timeout_s: 600, retries: 1}
 # store: sqlite:///runs/mmmo.db                    # or postgresql+psycopg://user@host/database

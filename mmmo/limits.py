@@ -5,9 +5,11 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from mmmo.anchors import anchors
 from mmmo.config import CampaignConfig
 from mmmo.fidelity import Fidelity
 from mmmo.history import History
+from mmmo.space import SearchSpace
 
 if TYPE_CHECKING:
     from mmmo.optimizer import PromotedTrial
@@ -43,9 +45,17 @@ class Limits:
     def orders(self) -> int:
         """How many orders make up the next proposal."""
         search, most, done = self._config.search, self._config.budget.trials, self._history.trials
-        initial = search.initial - len(done)
+        initial = self._design - len(done)
         q = initial if initial > 0 else search.batch
         return q if most is None else min(q, most - len(done))
+
+    @cached_property
+    def _design(self) -> int:
+        """How many trials are proposed before any result is needed."""
+        from acquisition.space_filling import design_size
+
+        anchored = len(anchors(SearchSpace(self._config)))
+        return self._config.search.initial or design_size(anchored)
 
     def of_the_search(
         self, promoted: tuple[PromotedTrial, ...], q: int

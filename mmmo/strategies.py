@@ -27,7 +27,7 @@ def build_strategy(search: SearchConfig) -> Strategy:
     wrong = [name for name in search.options if name not in own]
     if wrong:
         raise Problems([f"search.options.{name}: {unknown(name, own)}" for name in wrong])
-    design = {"initial": search.initial} if "initial" in known else {}
+    design = {"initial": search.initial} if "initial" in known and search.initial else {}
     try:
         return open_strategy(search.strategy, {**design, **search.options})
     except (TypeError, ValueError) as error:

@@ -88,7 +88,9 @@ def open_contestant(label: str, dimension: int, budget: int) -> Contestant:
     fidelity = _fidelity(_pairs(items))
     trials = math.floor(budget / fidelity.allocation.start)
     if name in STRATEGIES:
-        return Contestant(open_strategy(name, options), fidelity=fidelity)
+        batch = options.pop("batch", BATCH)
+        first = options.get("initial", INITIAL)
+        return Contestant(open_strategy(name, options), first, batch, fidelity)
     return replace(NAMES[name](options, dimension, trials), fidelity=fidelity)
 
 
