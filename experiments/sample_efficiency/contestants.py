@@ -88,8 +88,8 @@ def open_contestant(label: str, dimension: int, budget: int) -> Contestant:
     fidelity = _fidelity(_pairs(items))
     trials = math.floor(budget / fidelity.allocation.start)
     if name in STRATEGIES:
-        batch = options.pop("batch", BATCH)
-        first = options.get("initial", INITIAL)
+        batch = options.pop("batch", 1 if name == "mm_mo" else BATCH)
+        first = 1 if batch == 1 else options.get("initial", INITIAL)
         return Contestant(open_strategy(name, options), first, batch, fidelity)
     return replace(NAMES[name](options, dimension, trials), fidelity=fidelity)
 
