@@ -110,7 +110,6 @@ class Settings:
                     f"{name}: found {value!r}, allowed: {', '.join(map(str, allowed))}"
                 )
 
-
     def design(self, observations: Observations) -> int:
         """How many trials come before the model."""
         return design_size(len(observations.anchors)) if self.initial is None else self.initial

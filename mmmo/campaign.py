@@ -28,6 +28,7 @@ from mmmo.preflight import Facts, Preflight, workbench
 from mmmo.records import Trial, answered, completed, own_order, promoted, proposed
 from mmmo.space import SearchSpace
 from mmmo.store import NewEvent, Store
+from mmmo.strategies import wants_importance
 from mmmo.terminal import tell
 
 if TYPE_CHECKING:
@@ -372,7 +373,8 @@ class Campaign:
         logging.disable(logging.NOTSET)
         self._space = SearchSpace(self._config)
         known = None
-        if any(o.measure == "delta_l1" for o in self._history.objectives):
+        measured = any(o.measure == "delta_l1" for o in self._history.objectives)
+        if measured or wants_importance(self._config.search):
             from evaluators.merging.probe import DeltaProbe
 
             merge, seed = self._config.merge, self._config.seed

@@ -23,15 +23,17 @@ from ax.core.types import TParameterization
 from ax.generation_strategy.external_generation_node import ExternalGenerationNode
 from ax.generation_strategy.generation_strategy import GenerationStrategy
 from ax.utils.common.logger import set_ax_logger_levels
+from torch import Tensor
 
 from acquisition.allocation import Allocation, Promotion
+from acquisition.sparsity import importance
 from acquisition.strategy import KnownObjective, Observations
 from mmmo.anchors import anchors
 from mmmo.config import CampaignConfig, Constraint
-from mmmo.errors import Fault
+from mmmo.errors import Fault, Problems
 from mmmo.records import Objective, Trial, observations
 from mmmo.space import SearchSpace
-from mmmo.strategies import build_allocation, build_strategy
+from mmmo.strategies import build_allocation, build_strategy, wants_importance
 
 set_ax_logger_levels(logging.ERROR)
 
@@ -125,6 +127,7 @@ class Optimizer:
         self._config, self._space, self._objectives = config, space, tuple(objectives)
         self._known = [_signed(o, delta_l1) for o in objectives]
         self._anchors = list(anchors(space).values())
+        self._importance = _importance(config, space, delta_l1)
         self._strategy = build_strategy(config.search)
         self._allocation = allocation or build_allocation(config.search)
         self._node = StrategyNode()
@@ -155,6 +158,7 @@ class Optimizer:
             self._space,
             self._known,
             self._anchors,
+            self._importance,
         )
 
     def _draw(self, rows: Sequence[Sequence[float]], first: int) -> list[tuple[float, ...]]:
@@ -235,6 +239,20 @@ def _numbered(
     """Promotions of rows of the observations, which are the completed trials, as trials."""
     rows = [n for n in sorted(trials) if trials[n].state == "completed"]
     return tuple(PromotedTrial(rows[p.row], p.share, p.diagnostics) for p in promotions)
+
+
+def _importance(
+    config: CampaignConfig, space: SearchSpace, delta_l1: KnownObjective | None
+) -> Tensor | None:
+    """How much each coordinate moves the merge, if the strategy is to know."""
+    if not wants_importance(config.search):
+        return None
+    if delta_l1 is None:
+        methods = ", ".join(space.methods)
+        raise Problems(
+            [f"search.options.importance: found true, allowed: false; {methods} cannot be sampled"]
+        )
+    return importance(delta_l1, space.size)
 
 
 def _metric(index: int, objective: Objective) -> str:

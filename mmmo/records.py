@@ -12,6 +12,8 @@ from evaluators.recipe import MergeRecipe
 from mmmo.config import CampaignConfig
 
 if TYPE_CHECKING:
+    import torch
+
     from acquisition.strategy import KnownObjective, Observations
     from evaluators.benchmarks.benchmark import Score
     from evaluators.worker import EvaluationResult
@@ -247,6 +249,7 @@ def observations(  # noqa: PLR0913
     space: SearchSpace,
     known: Sequence[KnownObjective | None],
     anchors: Sequence[Sequence[float]],
+    importance: torch.Tensor | None = None,
 ) -> Observations:
     """Everything the acquisition needs, maximised, on one scale: an objective that is minimised
     changes its sign, and with it its reference point and its constraints.
@@ -284,6 +287,7 @@ def observations(  # noqa: PLR0913
         names=space.columns,
         share=shares if (shares < 1).any() else None,
         growing=tuple(row for row, t in enumerate(scored) if t.growth is not None),
+        importance=importance,
         merge_cost=merge_cost(scored),
         Ycov=item_covariances(measured) if one_order else None,
     )

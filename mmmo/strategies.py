@@ -34,6 +34,11 @@ def build_strategy(search: SearchConfig) -> Strategy:
         raise Problems([f"search.options: {error}"]) from None
 
 
+def wants_importance(search: SearchConfig) -> bool:
+    """Whether the strategy asks how much each coordinate moves the merge."""
+    return search.options.get("importance") is True
+
+
 def build_allocation(search: SearchConfig) -> Allocation:
     """What divides orders among new points and promotions."""
     return Allocation(start=search.items.start, promote=search.items.promote)

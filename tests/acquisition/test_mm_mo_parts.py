@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from acquisition.fisher import fisher_information, select
+from acquisition.sparsity import importance
 from acquisition.surrogates import OutcomeScale, fit_surrogate
 from acquisition.weak_to_strong import (
     best_sums,
@@ -135,6 +136,15 @@ class TestKnownObjective:
     def test_only_modelled_columns_have_covariance(self) -> None:
         surrogate = fit_surrogate(self.seen.X, self.seen.Y, self.seen.Yvar, self.known)
         assert surrogate.covariance(random_points(4, 3)).shape == (1, 4, 4)
+
+
+def test_importance_is_the_mean_slope_of_what_moves_the_merge() -> None:
+    # slopes 1, 3 and x_2, whose mean over the cube is one half; the last is a choice
+    def size(X: Tensor) -> Tensor:
+        return X[..., 0] - 3 * X[..., 1] + X[..., 2].square() / 2 + (X[..., 3] > 0.5)
+
+    told = importance(size, 4)
+    assert torch.allclose(told, rows([1, 3, 0.5, 1.5])[0] / 1.5, atol=0.02)
 
 
 def test_more_noise_means_less_trust() -> None:

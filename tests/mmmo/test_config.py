@@ -247,7 +247,7 @@ def test_identity_is_all_that_decides_results() -> None:
         config(seed=4),
         config(name="other"),
         config(merge=MERGE),
-        config(search={"batch": 1}),
+        config(search={"batch": 2}),
         config(objectives={"maths": {"benchmark": "sums"}}),
         config(constraints=["maths >= 0.5"]),
         config(sources=campaign()["sources"] | {"base": "./other"}),

@@ -12,6 +12,7 @@ from campaigns import campaign
 from acquisition.allocation import Allocation, Plan, Promotion
 from acquisition.strategy import Observations, Strategy
 from mmmo.config import CampaignConfig, parse
+from mmmo.errors import Problems
 from mmmo.optimizer import Optimizer
 from mmmo.records import Growth, Measurement, Objective, Trial
 from mmmo.space import SearchSpace
@@ -65,6 +66,12 @@ def test_a_space_that_runs_out_gives_fewer() -> None:
     merge = {"method": "task_arithmetic", "weight": {"choice": [0.0, 1.0]}}
     rows = propose((MATHS, CODE), 20, 0, merge=merge, search={"strategy": "sobol"})
     assert len(set(rows)) == len(rows) == 8
+
+
+def test_importance_that_cannot_be_known_is_refused_by_name() -> None:
+    search = {"strategy": "mm_mo", "options": {"importance": True}}
+    with pytest.raises(Problems, match="importance: found true, allowed: false"):
+        propose((MATHS, CODE), 1, 0, search=search)
 
 
 class Doubling(Allocation):
