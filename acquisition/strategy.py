@@ -79,7 +79,7 @@ class Proposal:
             `acquisition`, `local` or `weak_to_strong`; as known also `acquisition` (log expected
             improvement), `parent_acquisition`, `information`, `reason` (why it is Sobol).
         summary: what the strategy believes at this moment, JSON-able, as
-            `acquisition.diagnostics` describes it; empty where it has no model.
+            `acquisition.diagnostics.summary` describes it; empty where it has no model.
     """
 
     X: Tensor

@@ -68,10 +68,10 @@ def hypervolume_figure(history: History) -> Figure | None:
             "marker": {"color": FRONT, "size": 4},
         }
     ]
-    plain = list(history.anchors)
-    if plain:
+    alone = history.hypervolume_of_anchors
+    if alone is not None:
         name, ends = "sources and plain merges alone", [counts[0], counts[-1]]
-        data.append(_level(name, pareto.hypervolume(plain), ends))
+        data.append(_level(name, alone, ends))
     layout = layout_of(_axis("completed trials"), _axis("hypervolume"))
     return {"title": "Hypervolume", "data": data, "layout": layout}
 

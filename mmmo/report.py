@@ -98,7 +98,7 @@ class _Report:
         if budget.items is not None:
             yield tile(f"{history.scored_items}", f"items scored of {budget.items}")
         yield tile(str(len(pareto.front)), "on the front: no other trial beats them everywhere")
-        alone = pareto.hypervolume(list(history.anchors))
+        alone = history.hypervolume_of_anchors
         beside = f"; sources and plain merges alone {alone:.4g}" if alone else ""
         yield tile(f"{pareto.hypervolume():.4g}", f"hypervolume{beside}")
         yield tile(_duration(history.active_seconds), "in all sessions")

@@ -71,6 +71,9 @@ def assert_new(proposal: Proposal, observations: Observations, q: int) -> None:
     assert len(proposal.diagnostics) == q
     assert {d["origin"] for d in proposal.diagnostics} <= ORIGINS
     json.dumps(proposal.diagnostics, allow_nan=False)
+    # A summary is nothing, or all that status and report read.
+    assert not proposal.summary or {"gain", "observations", "objectives"} <= set(proposal.summary)
+    json.dumps(proposal.summary, allow_nan=False)
 
 
 SEEN = random_points(12, 3)
