@@ -188,7 +188,7 @@ class _Belief:
         surrogate = fit_surrogate(seen.X, seen.Y, seen.Yvar, _known(seen))
         scale, share = surrogate.scale, _shares(seen)
         constraints = None if seen.constraints is None else scale.constraints(*seen.constraints)
-        inferred = infer_reference(scale.standardise(seen.Y), constraints)
+        inferred = infer_reference(scale.standardise(seen.Y), constraints, of_front=False)
         given = inferred if seen.reference is None else scale.standardise(seen.reference)
         front = SampledFront.of(
             surrogate,
@@ -260,7 +260,7 @@ def _most_valuable(seen: Observations, count: int) -> list[int]:
     A, b = seen.constraints or (values.new_zeros(0, values.shape[1]), values.new_zeros(0))
     ok = ((seen.Y @ A.T - b) >= 0).all(-1) if len(b) else torch.ones(len(values), dtype=torch.bool)
     left = [int(i) for i in torch.nonzero(ok).squeeze(-1)]
-    reference = infer_reference(values[ok] if ok.any() else values).numpy()
+    reference = infer_reference(values[ok] if ok.any() else values, of_front=False).numpy()
     chosen: list[int] = []
     best = 0.0
     while left and len(chosen) < count:

@@ -10,7 +10,9 @@ from contracts.strategy_contract import changed, observe, random_points
 from torch import Tensor
 
 from acquisition.allocation import Allocation, Plan
-from acquisition.strategy import Observations, open_strategy
+from acquisition.improvement import log_h
+from acquisition.strategy import Observations, Proposal, open_strategy
+from acquisition.surrogates import fit_surrogate
 
 
 def rows(*values: Sequence[float]) -> Tensor:
@@ -69,6 +71,14 @@ class TestHalving:
         assert promoted(made) == []
 
 
+class Hopeless:
+    """Proposes what nobody would try."""
+
+    def propose(self, observations: Observations, q: int, seed: int) -> Proposal:
+        """The same corner, whatever was seen."""
+        return Proposal(torch.full((q, 1), 0.01).double(), ({"origin": "acquisition"},) * q)
+
+
 class TestGain:
     gain = Allocation(start=0.1, promote="gain")
 
@@ -81,14 +91,39 @@ class TestGain:
         Y = rows([0.0, 0.0], [1.0, 1.0], [0.98, 0.98], [0.2, 0.1], [0.1, 0.2], [0.3, 0.3])
         seen = changed(partly(Y, [0.1] * 6, noise=0.02), merge_cost=1e6)
         made = plan(self.gain, seen, 1)
-        # With new points a million times dearer only the shared cost of a merge is left:
-        # what is promoted is one of the two that may be best.
+        # Where a merge is all that costs, more items of a point cost as much as a new one; what
+        # they tell decides, and only the two that may be best tell anything.
         assert {row for row, _ in promoted(made)} <= {1, 2}
 
     def test_a_dominated_trial_is_never_promoted(self) -> None:
         Y = rows([0.0, 0.0], [1.0, 1.0], [0.5, 0.5], [0.4, 0.4], [0.3, 0.3], [0.2, 0.2])
         seen = partly(Y, [0.1] * 6, noise=1e-8)
         assert {row for row, _ in promoted(plan(self.gain, seen, 3))} <= {1}
+
+    def test_gain_is_what_moving_one_mean_adds_to_the_best(self) -> None:
+        # One objective, a bowl seen at eleven points on a tenth of the items. A neighbour of the
+        # best row lies b below it in mean; scoring it on s more moves its mean by a normal amount
+        # of deviation m = σ²/√(σ² + v/s), and E[(its new mean − the best's)⁺] = m h(−b/m).
+        X = torch.linspace(0, 1, 11, dtype=torch.float64).unsqueeze(-1)
+        seen = changed(
+            observe(X, m=1),
+            Y=-4 * (X - 0.5).square(),
+            Yvar=torch.full((11, 1), 0.05, dtype=torch.float64),
+            share=torch.full((11,), 0.1, dtype=torch.float64),
+            merge_cost=1e6,
+        )
+        (best,) = self.gain.plan(Hopeless(), seen, 1, seed=0).promotions
+        scale = seen.Y.std()
+        surrogate = fit_surrogate(seen.X, seen.Y, seen.Yvar, (None,))
+        mean, variance = surrogate.processes[0].moments(X)
+        behind = float(mean[5] - mean[4])
+        v = 0.05 * 0.1 / float(scale) ** 2 / 0.2
+        moved = float(variance[4]) / (float(variance[4]) + v) ** 0.5
+        z = torch.tensor(-behind / moved, dtype=torch.float64)
+        expected = moved * float(log_h(z).exp())
+        assert best.row in (4, 6)  # both neighbours are alike
+        assert round(best.share, 6) == 0.3
+        assert best.diagnostics["gain_per_cost"] == pytest.approx(expected / 1e6, rel=1e-3)
 
     def test_it_is_a_pure_function(self) -> None:
         seen = partly(random_points(8, 2), [0.1] * 8, noise=0.05)
