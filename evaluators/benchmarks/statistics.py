@@ -95,7 +95,7 @@ def _shrunk(found: NDArray[np.float64], n: NDArray[np.float64]) -> NDArray[np.fl
     nested = np.sqrt(fewer / more)  # what the different numbers of items leave of it
     r = found / nested
     others = ~np.eye(len(n), dtype=bool)
-    common = max(float(r[others].mean()), 0.0)
+    common = min(max(float(r[others].mean()), 0.0), 1.0)
     error = float(((1 - r**2) ** 2 / fewer)[others].sum())
     spread = float(((r - common) ** 2)[others].sum())
     weight = min(error / spread, 1.0) if spread > 0 else 0.0

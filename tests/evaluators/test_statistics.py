@@ -134,6 +134,15 @@ def test_what_has_no_spread_or_no_outcome_is_independent():
     assert error_correlations([]).shape == (0, 0)
 
 
+def test_trials_that_differ_most_on_the_first_items_correlate_at_most_fully():
+    # Undone, the nesting of two in six items makes √3 of the first correlation.
+    few, many = outcomes(1, -1), outcomes(1, -1, 0, 0, 0, 0)
+    other = outcomes(1, -1, 0.1, 0.2, -0.1, -0.2)
+    found = error_correlations([few, many, other])
+    assert found.max() <= 1 + 1e-9
+    assert np.linalg.eigvalsh(found)[0] > -1e-9
+
+
 def test_many_trials_on_few_items_are_not_certain_of_any_difference():
     rng = np.random.default_rng(0)
     items = rng.random(20)
