@@ -227,6 +227,7 @@ class Campaign:
         if not orders.candidates and not orders.promoted:
             self._exhausted = True
             return
+        self._confirmed = False  # the pace of the last trials may have left time for more
         self._store.append_many(
             self._lease, [*self._proposals(orders), *_promotions(orders.promoted)]
         )

@@ -52,7 +52,10 @@ class Fidelity:
         return min(wanted, (self.config.budget.items or 0) // 2)
 
     def left(self, trials: Iterable[Trial]) -> float:
-        """Items of the budget that are neither scored nor ordered; infinite without a limit."""
+        """Items of the budget that are neither scored nor ordered; infinite without a limit.
+
+        A trial that failed counts as if it were scored: if all fail, the budget still ends.
+        """
         if self.config.budget.items is None:
             return math.inf
         return self.config.budget.items - sum(t.scored + self._ordered(t) for t in trials)
@@ -77,8 +80,8 @@ class Fidelity:
         return min(chosen.confirm * each / self.config.pool.workers, hours * 3600 / 2)
 
     def _ordered(self, trial: Trial) -> int:
-        """Items that were ordered and are not scored yet."""
-        if not trial.is_open:
+        """Items that were ordered and are not scored yet, or never will be."""
+        if not trial.is_open and trial.state != "failed":
             return 0
         wanted = self.counts(trial.wanted)
         known = {name: m.n for name, m in trial.scores.items()}

@@ -72,11 +72,13 @@ def test_left_is_neither_scored_nor_ordered() -> None:
     proposed = trial(2, 0, 0, share=0.1, state="proposed", scores={})  # 7 are ordered
     failed = trial(3, 4, 3, share=0.1, growth=Growth(0.5, "failed"))
     twin = trial(4, 4, 3, share=0.1, scored=0, answered_by=0)
+    lost = trial(5, 0, 0, share=0.1, state="failed", scores={})
     assert counted.left([done]) == 193
     assert counted.left([done, growing]) == 193 - 33
     assert counted.left([done, proposed]) == 186
     assert counted.left([failed]) == 193
     assert counted.left([twin]) == 200
+    assert counted.left([lost]) == 193  # or a campaign of failures would never end
     assert fidelity().left([done]) == math.inf
 
 
