@@ -215,9 +215,12 @@ class Scalarised:
         # No seed: get_sampler would give it to every objective of a list, and their errors would
         # move together. Drawn from the forked generator they are independent.
         sampler = get_sampler(posterior, torch.Size([MC_SAMPLES]))  # type: ignore[arg-type]
-        limits = _callables(target.constraints)
         return qLogNParEGO(
-            model, baseline, sampler=sampler, constraints=limits, prune_baseline=True
+            model,
+            baseline,
+            sampler=sampler,
+            constraints=violations(target.surrogates[0], target.constraints),
+            prune_baseline=True,
         )
 
     def with_points(self, X: Tensor) -> Scalarised:
@@ -242,6 +245,32 @@ def floors(constraints: tuple[Tensor, Tensor] | None, m: int) -> Tensor:
         k = int(a.argmax())
         least[k] = torch.maximum(least[k], bound / a[k])
     return least
+
+
+def violations(
+    surrogate: Surrogate, constraints: tuple[Tensor, Tensor] | None
+) -> list[Callable[[Tensor], Tensor]] | None:
+    """BoTorch's form of lower bounds: functions of the model's outcomes, negative where they hold.
+
+    The model of an accuracy behind a link gives the link's u, so its bound is carried there, too.
+
+    Args:
+        surrogate: whose model's outcomes, `... x m`, are judged.
+        constraints: as of `Target`.
+    """
+    if constraints is None:
+        return None
+
+    def violation(k: int, bound: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda outcomes: bound - outcomes[..., k]
+
+    found = []
+    for k, least in enumerate(floors(constraints, len(surrogate.choices))):
+        if least.isfinite():
+            link = surrogate.links[k]
+            bound = least if link is None else link.forward(least.clamp(*link.ends))
+            found.append(violation(k, bound))
+    return found
 
 
 def maximise(
@@ -300,16 +329,3 @@ def _values(gain: Callable[[Tensor], Tensor], X: Tensor) -> Tensor:
     with torch.no_grad():
         values: Tensor = gain(X)
     return values.nan_to_num(nan=WORST_VALUE, posinf=WORST_VALUE, neginf=WORST_VALUE)
-
-
-def _callables(
-    constraints: tuple[Tensor, Tensor] | None,
-) -> list[Callable[[Tensor], Tensor]] | None:
-    """BoTorch's form of A z >= b: one function per row that is negative where it holds."""
-    if constraints is None:
-        return None
-
-    def violation(a: Tensor, bound: Tensor) -> Callable[[Tensor], Tensor]:
-        return lambda Z: bound - Z @ a
-
-    return [violation(a, bound) for a, bound in zip(*constraints, strict=True)]

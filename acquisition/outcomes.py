@@ -79,6 +79,11 @@ class Link:
         """The link of `n` raw accuracies in [0, 1] whose scale is `outcome`."""
         return cls(outcome, OutcomeScale.of(_inside(y).logit()))
 
+    @property
+    def ends(self) -> Tensor:
+        """The accuracies 0 and 1, standardised, `2`."""
+        return self.outcome.standardise(torch.arange(2).to(self.outcome.shift))
+
     def forward(self, z: Tensor) -> Tensor:
         """Standardised accuracies → u, elementwise.
 

@@ -21,6 +21,7 @@ from acquisition.hypervolume import (
     maximise,
     released_reference,
     reproducible,
+    violations,
 )
 from acquisition.space_filling import fill_initial_design, sobol_points
 from acquisition.strategy import open_strategy
@@ -61,6 +62,22 @@ def test_feasible_includes_equality() -> None:
     Y = rows([1.0, 1.0], [0.4, 3.0], [0.5, 1.4])
     assert feasible(Y, constraints).tolist() == [True, False, False]
     assert feasible(Y, None).tolist() == [True, True, True]
+
+
+def test_bounds_of_accuracies_are_carried_through_the_link() -> None:
+    Y = rows([0.2, -3.0], [0.5, -1.0], [0.8, -2.0])
+    X = rows([0.1], [0.5], [0.9])
+    surrogate = fit_surrogate(X, Y, torch.full_like(Y, 1e-4), (None, None), link="logit")
+    link, scale = surrogate.links[0], surrogate.scale
+    assert link is not None
+    outcomes = torch.stack([link.forward(scale.standardise(Y)[:, 0]), Y[:, 1]], dim=-1)
+    for bound, expected in ((0.5, [1.0, 0.0, -1.0]), (-2.0, [-1.0] * 3), (3.0, [1.0] * 3)):
+        limit = scale.constraints(rows([1.0, 0.0]), rows([bound])[0])
+        (violation,) = violations(surrogate, limit) or []
+        assert violation(outcomes).round(decimals=9).sign().tolist() == expected
+    (violation,) = violations(surrogate, scale.constraints(rows([0.0, 1.0]), rows([-2.0])[0])) or []
+    assert torch.allclose(violation(scale.standardise(Y)), rows([1.0, -1.0, 0.0])[0])
+    assert violations(surrogate, None) is None
 
 
 class TestReproducible:
