@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from acquisition.boxes import MOST_OBJECTIVES
-from acquisition.hypervolume import floors, infer_reference, reproducible
+from acquisition.hypervolume import feasible, floors, infer_reference, reproducible
 from acquisition.improvement import Boxes, log_improvement
 from acquisition.sampled_front import SampledFront
 from acquisition.strategy import Observations, Proposal, Strategy
@@ -128,10 +128,11 @@ class Allocation:
     def _halving(self, observations: Observations) -> tuple[Promotion, ...]:
         """The best third at each share that has not gone on yet, largest shares first."""
         share, growing = _shares(observations), set(observations.growing)
+        ok = feasible(observations.Y, observations.constraints)
         promotions: list[Promotion] = []
         for level in sorted({float(s) for s in share if s <= FULL}, reverse=True):
             reached = [i for i in range(len(share)) if share[i] >= level - 1e-9]
-            best = _ranked(observations.Y[reached])[: int(len(reached) / STEP)]
+            best = _ranked(observations.Y[reached], ok[reached])[: int(len(reached) / STEP)]
             rows = [reached[i] for i in best]
             promotions += [
                 Promotion(row, self._next(level))
@@ -171,7 +172,7 @@ class _Belief:
     Attributes:
         front: fronts of means, from which rows are taken away.
         mean: `n x m`.
-        deviation: `n x m`, 0 where an objective is known.
+        deviation: `n x m`, next to nothing where an objective is known.
         noise: `m` variances of a score on all items.
         share: `n`.
     """
@@ -257,8 +258,7 @@ def _most_valuable(seen: Observations, count: int) -> list[int]:
             values = surrogate.mean(seen.X)
     except NUMERICAL_ERRORS:
         values = seen.Y
-    A, b = seen.constraints or (values.new_zeros(0, values.shape[1]), values.new_zeros(0))
-    ok = ((seen.Y @ A.T - b) >= 0).all(-1) if len(b) else torch.ones(len(values), dtype=torch.bool)
+    ok = feasible(seen.Y, seen.constraints)
     left = [int(i) for i in torch.nonzero(ok).squeeze(-1)]
     reference = infer_reference(values[ok] if ok.any() else values, of_front=False).numpy()
     chosen: list[int] = []
@@ -276,14 +276,17 @@ def _most_valuable(seen: Observations, count: int) -> list[int]:
     return chosen
 
 
-def _ranked(Y: Tensor) -> list[int]:
-    """Rows of `n x m` by how many rows dominate them; ties by the sum of their scaled values."""
+def _ranked(Y: Tensor, ok: Tensor) -> list[int]:
+    """Rows of `n x m` by how many rows dominate them; ties by the sum of their scaled values.
+
+    Rows that are not `ok` (`n`, bool) come last.
+    """
     no_worse = (Y.unsqueeze(0) >= Y.unsqueeze(1)).all(-1)
     better = (Y.unsqueeze(0) > Y.unsqueeze(1)).any(-1)
     rank = (no_worse & better).sum(-1)
     extent = (Y.amax(0) - Y.amin(0)).clamp_min(1e-12)
     total = ((Y - Y.amin(0)) / extent).sum(-1)
-    return sorted(range(len(Y)), key=lambda i: (int(rank[i]), -float(total[i]), i))
+    return sorted(range(len(Y)), key=lambda i: (not ok[i], int(rank[i]), -float(total[i]), i))
 
 
 def _shares(seen: Observations) -> Tensor:

@@ -66,6 +66,13 @@ class TestHalving:
         made = plan(self.halving, partly(self.Y, share), 1)
         assert promoted(made) == [(1, 1.0)]
 
+    def test_who_misses_a_constraint_comes_last(self) -> None:
+        Y = self.Y.clone()
+        Y[1], Y[3] = rows([0.9, -1.0], [0.8, -1.0])
+        no_less_than_0 = (rows([0.0, 1.0]), rows([0.0])[0])
+        seen = changed(partly(Y, [0.1] * 6), constraints=no_less_than_0)
+        assert promoted(plan(self.halving, seen, 4)) == [(5, 0.3), (2, 0.3)]
+
     def test_who_is_growing_is_left_alone(self) -> None:
         made = plan(self.halving, partly(self.Y, [0.1] * 6, growing=(1, 3)), 4)
         assert promoted(made) == []
