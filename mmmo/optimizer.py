@@ -138,13 +138,17 @@ class Optimizer:
     def plan(self, trials: Mapping[int, Trial], q: int, affordable: Affordable = all_of) -> Orders:
         """The next q orders; fewer where nothing is left to try, or not all are affordable."""
         self._follow(trials)
-        observed = self._observe(trials)
-        plan = self._allocation.plan(self._strategy, observed, q, self._config.seed)
-        promoted, q = affordable(_numbered(plan.promotions, trials), len(plan.proposal.X))
-        diagnostics = plan.proposal.diagnostics[:q]
-        rows = self._draw(plan.proposal.X[:q].tolist(), first=len(trials))
+        observed, seed = self._observe(trials), self._config.seed
+        plan = self._allocation.plan(self._strategy, observed, q, seed)
+        proposal = plan.proposal
+        promoted, new = affordable(_numbered(plan.promotions, trials), len(proposal.X))
+        if plan.promotions and not promoted and not new:  # new trials may be cheaper
+            proposal = self._strategy.propose(observed, q, seed)
+            _, new = affordable((), len(proposal.X))
+        rows = self._draw(proposal.X[:new].tolist(), first=len(trials))
+        diagnostics = proposal.diagnostics[:new]
         candidates = tuple(Candidate(x, d) for x, d in zip(rows, diagnostics, strict=True))
-        return Orders(candidates, plan.share, promoted, plan.proposal.summary)
+        return Orders(candidates, plan.share, promoted, proposal.summary)
 
     def confirm(self, trials: Mapping[int, Trial], count: int) -> tuple[PromotedTrial, ...]:
         """Trials of the front to score on all items before the end, at most `count`."""

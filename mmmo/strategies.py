@@ -36,7 +36,7 @@ def build_strategy(search: SearchConfig) -> Strategy:
 
 def wants_importance(search: SearchConfig) -> bool:
     """Whether the strategy asks how much each coordinate moves the merge."""
-    return search.options.get("importance") is True
+    return bool(search.options.get("importance"))
 
 
 def build_allocation(search: SearchConfig) -> Allocation:

@@ -139,6 +139,15 @@ def test_what_is_not_affordable_is_left_out_and_numbering_goes_on(
     assert len(again.promoted) == 2
 
 
+def test_new_trials_take_the_place_of_promotions_that_are_too_dear(
+    partial: tuple[CampaignConfig, SearchSpace],
+) -> None:
+    config, space = partial
+    optimizer = Optimizer(config, space, (MATHS, CODE), allocation=Doubling(start=0.25))
+    orders = optimizer.plan(begun(config, space, 4), 2, lambda _, q: ((), min(q, 1)))
+    assert (len(orders.promoted), len(orders.candidates)) == (0, 1)
+
+
 def test_ax_knows_the_scores_of_all_items_answered(
     partial: tuple[CampaignConfig, SearchSpace],
 ) -> None:
