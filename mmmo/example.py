@@ -43,8 +43,8 @@ objectives:                    # the goal (larger or smaller is better) follows 
 
 # constraints: ["maths >= 0.2"]
 
-search: {strategy: mm_mo}   # mm_mo, qlognehvi, sobol
-budget: {trials: 30}                               # and/or hours
+search: {strategy: mm_mo}                          # mm_mo, qlognehvi, sobol
+budget: {trials: 30}                               # and/or items, hours, stop_when_gain_below
 pool:   {executor: process, workers: 2, trial_timeout_s: 600, retries: 1}
 # store: sqlite:///runs/mmmo.db                    # or postgresql+psycopg://user@host/database
 """
