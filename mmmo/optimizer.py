@@ -30,7 +30,7 @@ from acquisition.sparsity import importance
 from acquisition.strategy import KnownObjective, Observations
 from mmmo.anchors import anchors
 from mmmo.config import CampaignConfig, Constraint
-from mmmo.errors import Fault, Problems
+from mmmo.errors import Fault
 from mmmo.records import Objective, Trial, observations
 from mmmo.space import SearchSpace
 from mmmo.strategies import build_allocation, build_strategy, wants_importance
@@ -249,13 +249,8 @@ def _importance(
     config: CampaignConfig, space: SearchSpace, delta_l1: KnownObjective | None
 ) -> Tensor | None:
     """How much each coordinate moves the merge, if the strategy is to know."""
-    if not wants_importance(config.search):
+    if delta_l1 is None or not wants_importance(config.search):
         return None
-    if delta_l1 is None:
-        methods = ", ".join(space.methods)
-        raise Problems(
-            [f"search.options.importance: found true, allowed: false; {methods} cannot be sampled"]
-        )
     return importance(delta_l1, space.size)
 
 

@@ -143,10 +143,11 @@ class Preflight:
             )
 
     def _look_at_strategy(self) -> None:
-        from mmmo.strategies import build_strategy
+        from mmmo.strategies import build_strategy, refuse_unknown_importance
 
         try:
             build_strategy(self.config.search)
+            refuse_unknown_importance(self.config.search, SearchSpace(self.config))
         except Problems as error:
             self.errors += error.problems
 

@@ -177,15 +177,22 @@ class SearchSpace:
         setting = self._setting(WHOLE, spec)
         return _default(spec, setting) if isinstance(setting, Range | Choice) else _fixed(setting)
 
-    def known_delta_l1(self, probe: Probe) -> Callable[[Tensor], Tensor] | None:
-        """Mean |delta| per parameter as a function of `... x size` points, or None where something
-        other than numbers and the method is searched, or an operator cannot be sampled because it
-        needs whole tensors.
+    @property
+    def knows_delta_l1(self) -> bool:
+        """Whether the mean |delta| is known of every point: nothing but numbers and the method is
+        searched, and no operator needs whole tensors, which cannot be sampled.
         """
         specs = (p for m in self.methods for p in METHODS[m].parameters if p.choices)
-        if any(METHODS[m].whole or self._is_row_wise(m) for m in self.methods):
-            return None
-        if any(isinstance(self._setting(WHOLE, spec), Choice) for spec in specs):
+        return not (
+            any(METHODS[m].whole or self._is_row_wise(m) for m in self.methods)
+            or any(isinstance(self._setting(WHOLE, spec), Choice) for spec in specs)
+        )
+
+    def known_delta_l1(self, probe: Probe) -> Callable[[Tensor], Tensor] | None:
+        """Mean |delta| per parameter as a function of `... x size` points, or None where it is not
+        known.
+        """
+        if not self.knows_delta_l1:
             return None
 
         def delta_l1(X: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from acquisition.strategy import STRATEGIES, Strategy, open_strategy
 from mmmo.complaints import unknown
 from mmmo.config import SearchConfig
 from mmmo.errors import Problems
+from mmmo.space import SearchSpace
 
 
 def build_strategy(search: SearchConfig) -> Strategy:
@@ -37,6 +38,19 @@ def build_strategy(search: SearchConfig) -> Strategy:
 def wants_importance(search: SearchConfig) -> bool:
     """Whether the strategy asks how much each coordinate moves the merge."""
     return bool(search.options.get("importance"))
+
+
+def refuse_unknown_importance(search: SearchConfig, space: SearchSpace) -> None:
+    """Look whether the strategy wants to know what nobody knows.
+
+    Raises:
+        Problems: it asks how much each coordinate moves the merge, and merges cannot be sampled.
+    """
+    if wants_importance(search) and not space.knows_delta_l1:
+        methods = ", ".join(space.methods)
+        raise Problems(
+            [f"search.options.importance: found true, allowed: false; {methods} cannot be sampled"]
+        )
 
 
 def build_allocation(search: SearchConfig) -> Allocation:

@@ -16,6 +16,7 @@ from mmmo.errors import Problems
 from mmmo.optimizer import Optimizer
 from mmmo.records import Growth, Measurement, Objective, Trial
 from mmmo.space import SearchSpace
+from mmmo.strategies import refuse_unknown_importance
 
 MATHS = Objective("maths", "sums", None, "exact_match", 1.0)
 CODE = Objective("code", "python", None, "nll", -1.0)
@@ -70,8 +71,14 @@ def test_a_space_that_runs_out_gives_fewer() -> None:
 
 def test_importance_that_cannot_be_known_is_refused_by_name() -> None:
     search = {"strategy": "mm_mo", "options": {"importance": True}}
-    with pytest.raises(Problems, match="importance: found true, allowed: false"):
-        propose((MATHS, CODE), 1, 0, search=search)
+    merge = {"method": "tsv_m", "weight": {"range": [0, 1]}}
+    sampled, whole = (
+        parse(campaign(search=search, **changes), Path("/nowhere"))
+        for changes in ({}, {"merge": merge})
+    )
+    refuse_unknown_importance(sampled.search, SearchSpace(sampled))
+    with pytest.raises(Problems, match="importance: found true, allowed: false; tsv_m cannot"):
+        refuse_unknown_importance(whole.search, SearchSpace(whole))
 
 
 class Doubling(Allocation):
