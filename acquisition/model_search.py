@@ -79,7 +79,8 @@ class Settings:
             `high` information, or jointly least known (`logdet`).
         local_slots: every second trial is sought near a random point of the front.
         surrogate: what models a score, see `acquisition.surrogates.fit_surrogate`; `mixed`: the
-            two of `MIXED` side by side, what a candidate gains is averaged over them.
+            two of `MIXED` side by side, what a candidate gains is averaged over them; the first
+            alone with five objectives and more.
         link: likewise, for bounded accuracies.
         importance: use the sizes of what coordinates move, where they are known.
 
@@ -176,8 +177,10 @@ class _ModelSearch:
         self._settings = settings
         self._observations = observations
         self._generator = generator
-        rule = settings.surrogate
-        surrogates = tuple(self._fit(kind) for kind in (MIXED if rule == "mixed" else (rule,)))
+        rules = MIXED if settings.surrogate == "mixed" else (settings.surrogate,)
+        if observations.Y.shape[-1] > MOST_OBJECTIVES:  # a scalarised search asks only the first
+            rules = rules[:1]
+        surrogates = tuple(self._fit(rule) for rule in rules)
         self._surrogate = surrogates[0]
         scale = self._surrogate.scale
         self._Z = scale.standardise(observations.Y)
