@@ -215,7 +215,8 @@ class BudgetConfig(Strict):
         items: how many search items are scored in all, those of all benchmarks together.
         hours: of all sessions.
         stop_when_gain_below: a share of the hypervolume. The search ends when two proposals in a
-            row expected less of their best candidate.
+            row expected less of their best candidate. No gain is known, and none ends a search,
+            with five objectives and more or without a model (`sobol`).
     """
 
     trials: Annotated[int | None, BeforeValidator(_given)] = Field(None, ge=1)
