@@ -188,7 +188,9 @@ class SearchConfig(Strict):
     """Trials before the strategy's model; None leaves it to the anchors, see `design_size`."""
     batch: int = Field(1, ge=1)
     synchronous: bool = False
-    """Wait for a whole batch before proposing the next; else refill a worker as it gets free."""
+    """Wait for a whole batch before proposing the next, so that with a batch of 1 one worker is
+    busy; else refill a worker as it gets free.
+    """
     items: ItemsConfig = ItemsConfig()
     options: dict[str, Any] = Field(default_factory=dict)
 
