@@ -24,11 +24,12 @@ import torch
 from torch import Tensor
 
 from acquisition.boxes import MOST_OBJECTIVES
-from acquisition.hypervolume import feasible, floors, infer_reference, reproducible
+from acquisition.hypervolume import feasible, floors, given_or, infer_reference, reproducible
 from acquisition.improvement import Boxes, log_improvement
+from acquisition.outcomes import OutcomeScale
 from acquisition.sampled_front import SampledFront
 from acquisition.strategy import Observations, Proposal, Strategy
-from acquisition.surrogates import NUMERICAL_ERRORS, fit_surrogate
+from acquisition.surrogates import NUMERICAL_ERRORS, Surrogate, fit_surrogate
 
 PromotionRule = Literal["never", "halving", "gain"]
 
@@ -186,15 +187,13 @@ class _Belief:
 
     @classmethod
     def of(cls, seen: Observations) -> _Belief:
-        surrogate = fit_surrogate(seen.X, seen.Y, seen.Yvar, _known(seen))
+        surrogate = _fitted(seen)
         scale, share = surrogate.scale, _shares(seen)
         constraints = None if seen.constraints is None else scale.constraints(*seen.constraints)
-        inferred = infer_reference(scale.standardise(seen.Y), constraints, of_front=False)
-        given = inferred if seen.reference is None else scale.standardise(seen.reference)
         front = SampledFront.of(
             surrogate,
             seen.X[:0],
-            torch.where(given.isnan(), inferred, given),
+            _reference(seen, scale),
             floors(constraints, seen.Y.shape[1]),
             integrates=False,
         )
@@ -252,15 +251,15 @@ def _most_valuable(seen: Observations, count: int) -> list[int]:
     """Rows of the largest hypervolume of posterior means, greedily, at most `count`."""
     if len(seen.X) < 2:
         return list(range(min(count, len(seen.X))))
+    scale = OutcomeScale.of(seen.Y)
     try:
         with reproducible(0):
-            surrogate = fit_surrogate(seen.X, seen.Y, seen.Yvar, _known(seen))
-            values = surrogate.mean(seen.X)
+            values = _fitted(seen).mean(seen.X)
     except NUMERICAL_ERRORS:
-        values = seen.Y
+        values = scale.standardise(seen.Y)
     ok = feasible(seen.Y, seen.constraints)
     left = [int(i) for i in torch.nonzero(ok).squeeze(-1)]
-    reference = infer_reference(values[ok] if ok.any() else values, of_front=False).numpy()
+    reference = _reference(seen, scale).numpy()
     chosen: list[int] = []
     best = 0.0
     while left and len(chosen) < count:
@@ -293,5 +292,15 @@ def _shares(seen: Observations) -> Tensor:
     return torch.ones(len(seen.X), dtype=torch.float64) if seen.share is None else seen.share
 
 
-def _known(seen: Observations) -> tuple[Any, ...]:
-    return seen.known or (None,) * seen.Y.shape[1]
+def _fitted(seen: Observations) -> Surrogate:
+    """The plainest of the surrogates that the default strategy believes in."""
+    known = seen.known or (None,) * seen.Y.shape[1]
+    return fit_surrogate(seen.X, seen.Y, seen.Yvar, known, kind="concentrated", link="logit")
+
+
+def _reference(seen: Observations, scale: OutcomeScale) -> Tensor:
+    """`m` in standardised units: what the user gave, else what all observations say."""
+    constraints = None if seen.constraints is None else scale.constraints(*seen.constraints)
+    inferred = infer_reference(scale.standardise(seen.Y), constraints, of_front=False)
+    given = None if seen.reference is None else scale.standardise(seen.reference)
+    return given_or(given, inferred)

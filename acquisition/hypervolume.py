@@ -115,6 +115,11 @@ def infer_reference(
     return nadir - NADIR_MARGIN * torch.where(spread > 0, spread, torch.ones_like(spread))
 
 
+def given_or(given: Tensor | None, inferred: Tensor) -> Tensor:
+    """The given reference point, `m`; the inferred one where there is none, or a NaN."""
+    return inferred if given is None else torch.where(given.isnan(), inferred, given)
+
+
 def released_reference(Y: Tensor) -> Tensor:
     """Make the worst value of the first points worse: the reference point of the released MM-MO.
 

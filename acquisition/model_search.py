@@ -20,6 +20,7 @@ from acquisition.hypervolume import (
     Criterion,
     Target,
     feasible,
+    given_or,
     infer_reference,
     maximise,
     released_reference,
@@ -244,10 +245,9 @@ class _ModelSearch:
         else:
             rows = self._settings.reference_from
             inferred = infer_reference(self._Z, constraints, of_front=rows == "front")
-        if seen.reference is None:
-            return inferred
-        given = scale.standardise(seen.reference)
-        return torch.where(given.isnan(), inferred, given)
+        return given_or(
+            None if seen.reference is None else scale.standardise(seen.reference), inferred
+        )
 
     def _candidates(self, draft: Draft, count: int) -> list[_Candidate]:
         """Maximise the acquisition `count` times, each point aware of the ones before it."""

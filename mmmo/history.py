@@ -125,10 +125,9 @@ class History:
         Once the front is being confirmed or the campaign is finished, only trials that answered
         all items are in it, if there is any.
         """
-        found = self.completed
+        done = [t for t in self.completed if feasible(t, self.objectives, self.config)]
         if self._settled:
-            found = [t for t in found if t.share >= 1] or found
-        done = [t for t in found if feasible(t, self.objectives, self.config)]
+            done = [t for t in done if t.share >= 1] or done
         return ParetoSet(tuple(done), self.objectives)
 
     @property

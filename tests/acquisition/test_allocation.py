@@ -121,7 +121,7 @@ class TestGain:
         )
         (best,) = self.gain.plan(Hopeless(), seen, 1, seed=0).promotions
         scale = seen.Y.std()
-        surrogate = fit_surrogate(seen.X, seen.Y, seen.Yvar, (None,))
+        surrogate = fit_surrogate(seen.X, seen.Y, seen.Yvar, (None,), kind="concentrated")
         mean, variance = surrogate.processes[0].moments(X)
         behind = float(mean[5] - mean[4])
         v = 0.05 * 0.1 / float(scale) ** 2 / 0.2
