@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 BENCHMARK_KEYS = frozenset({"kind", "options", *DataOptions.model_fields})
 """Keys that stand under a benchmark itself; all others stand under its `options`."""
 
+MOST_WITH_GAIN = 4
+"""With more objectives a search has no expected hypervolume gain (`acquisition.boxes`)."""
+
 _TIMED = {"load", "merge"}
 """Parts of a trial that are timed beside its benchmarks."""
 
@@ -65,6 +68,15 @@ def _item_problems(config: CampaignConfig) -> list[str]:
     if not config.benchmarks and (items.start < 1 or budget.items is not None):
         where = "search.items.start" if items.start < 1 else "budget.items"
         problems.append(f"{where}: found no benchmark, allowed: only with items to score")
+    if budget.stop_when_gain_below is not None:
+        where, found = "budget.stop_when_gain_below", budget.stop_when_gain_below
+        if config.search.strategy == "sobol":
+            problems.append(f"{where}: found {found}, allowed: with a model, which sobol has not")
+        elif len(config.objectives) > MOST_WITH_GAIN:
+            problems.append(
+                f"{where}: found {found} with {len(config.objectives)} objectives, "
+                f"allowed: with at most {MOST_WITH_GAIN}"
+            )
     return problems
 
 

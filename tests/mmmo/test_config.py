@@ -169,6 +169,17 @@ def test_items_are_a_strict_block() -> None:
     ]
 
 
+def test_a_gain_that_nobody_expects_ends_nothing() -> None:
+    stop = {"stop_when_gain_below": 0.01}
+    assert problems(budget=stop, search={"strategy": "sobol"}) == [
+        "budget.stop_when_gain_below: found 0.01, allowed: with a model, which sobol has not"
+    ]
+    five = {f"o{i}": {"benchmark": "sums"} for i in range(5)}
+    assert problems(budget=stop, objectives=five) == [
+        "budget.stop_when_gain_below: found 0.01 with 5 objectives, allowed: with at most 4"
+    ]
+
+
 def test_keys_about_items_that_would_do_nothing() -> None:
     assert problems(search={"items": {"promote": "halving", "order": "own"}}) == [
         "search.items.promote: found 'halving', allowed with start 1: never",
