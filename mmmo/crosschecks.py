@@ -69,12 +69,12 @@ def _item_problems(config: CampaignConfig) -> list[str]:
         where = "search.items.start" if items.start < 1 else "budget.items"
         problems.append(f"{where}: found no benchmark, allowed: only with items to score")
     if budget.stop_when_gain_below is not None:
-        where, found = "budget.stop_when_gain_below", budget.stop_when_gain_below
+        where, least = "budget.stop_when_gain_below", budget.stop_when_gain_below
         if config.search.strategy == "sobol":
-            problems.append(f"{where}: found {found}, allowed: with a model, which sobol has not")
+            problems.append(f"{where}: found {least}, allowed: with a model, which sobol has not")
         elif len(config.objectives) > MOST_WITH_GAIN:
             problems.append(
-                f"{where}: found {found} with {len(config.objectives)} objectives, "
+                f"{where}: found {least} with {len(config.objectives)} objectives, "
                 f"allowed: with at most {MOST_WITH_GAIN}"
             )
     return problems
