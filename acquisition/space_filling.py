@@ -44,8 +44,8 @@ def fill_with_sobol(draft: Draft, rows: int, seed: int, reason: str = "") -> Non
 def design_size(anchors: int) -> int:
     """How many trials come before the model: the anchors, or ten less one for each of them.
 
-    Seven anchors without a random point measured better than with three; without anchors ten random
-    points measured better than five (`experiments/sample_efficiency`).
+    Seven anchors without a random point measured better than with three on 12 parameters
+    (`docs/sample-efficiency.md`).
     """
     return max(anchors, RANDOM_DESIGN - anchors)
 
