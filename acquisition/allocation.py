@@ -24,7 +24,14 @@ import torch
 from torch import Tensor
 
 from acquisition.boxes import MOST_OBJECTIVES
-from acquisition.hypervolume import feasible, floors, given_or, infer_reference, reproducible
+from acquisition.hypervolume import (
+    feasible,
+    floors,
+    given_or,
+    infer_reference,
+    reproducible,
+    times_dominated,
+)
 from acquisition.improvement import Boxes, log_improvement
 from acquisition.outcomes import OutcomeScale
 from acquisition.sampled_front import SampledFront
@@ -90,12 +97,12 @@ class Allocation:
             return Plan(strategy.propose(observations, q, seed), self.start)
         if self.promote == "halving" or observations.Y.shape[1] > MOST_OBJECTIVES:
             promotions = self._halving(observations)[:q]
-            return self._filled(strategy, observations, q, seed, promotions)
+            proposal = strategy.propose(observations, q - len(promotions), seed)
+            return Plan(proposal, self.start, promotions)
         proposal = strategy.propose(observations, q, seed)
         if any(row["origin"] in ("anchor", "sobol") for row in proposal.diagnostics):
             return Plan(proposal, self.start)  # the initial design is not weighed against anything
-        promotions = self._gaining(observations, proposal)
-        return self._filled(strategy, observations, q, seed, promotions[:q])
+        return self._weighed(observations, proposal, q)
 
     def confirm(self, observations: Observations, count: int) -> tuple[Promotion, ...]:
         """Rows to score on all items before the end, most valuable first, at most `count`.
@@ -110,18 +117,6 @@ class Allocation:
         return tuple(
             Promotion(row, 1.0) for row in rows if share[row] <= FULL and row not in growing
         )
-
-    def _filled(
-        self,
-        strategy: Strategy,
-        observations: Observations,
-        q: int,
-        seed: int,
-        promotions: tuple[Promotion, ...],
-    ) -> Plan:
-        """The promotions, and new points in the places that they leave."""
-        proposal = strategy.propose(observations, q - len(promotions), seed)
-        return Plan(proposal, self.start, promotions)
 
     def _next(self, share: float) -> float:
         return 1.0 if share * STEP > FULL else share * STEP
@@ -142,7 +137,7 @@ class Allocation:
             ]
         return tuple(promotions)
 
-    def _gaining(self, observations: Observations, proposal: Proposal) -> tuple[Promotion, ...]:
+    def _weighed(self, observations: Observations, proposal: Proposal, q: int) -> Plan:
         """Promotions whose gain per cost is above that of the new points that they displace."""
         try:
             with reproducible(0):
@@ -155,15 +150,21 @@ class Allocation:
                     gain = belief.of_more(row, share)
                     grown.append((gain / (cost + share - float(belief.share[row])), row, share))
         except NUMERICAL_ERRORS:
-            return ()
-        per_cost = sorted(float(g) / (cost + self.start) for g in fresh)
-        promotions = []
-        # The most gainful promotion against the least gainful new point, and so on.
-        for (rate, row, share), new in zip(sorted(grown, reverse=True), per_cost, strict=False):
-            if rate <= new:
+            return Plan(proposal, self.start)
+        rates = [float(g) / (cost + self.start) for g in fresh]
+        places = sorted(range(len(rates)), key=lambda i: rates[i])
+        kept, promotions = list(range(len(rates))), []
+        # The most gainful promotion against a place that no new point fills, then against the least
+        # gainful new point, and so on.
+        for (rate, row, share), place in zip(
+            sorted(grown, reverse=True), [*[None] * (q - len(rates)), *places], strict=False
+        ):
+            if rate <= (0.0 if place is None else rates[place]):
                 break
             promotions.append(Promotion(row, share, {"gain_per_cost": rate}))
-        return tuple(promotions)
+            if place is not None:
+                kept.remove(place)
+        return Plan(proposal.only(kept), self.start, tuple(promotions))
 
 
 @dataclass(frozen=True)
@@ -216,6 +217,8 @@ class _Belief:
 
     def of_new(self, X: Tensor, share: float) -> Tensor:
         """Expected growth by new points `c x d` scored on a share of the items: `c`."""
+        if len(X) == 0:
+            return X.new_empty(0)
         with torch.no_grad():
             mean, deviation = self.front.moments(X)
             boxes = self._boxes(torch.ones(len(self.mean), dtype=torch.bool))
@@ -280,9 +283,7 @@ def _ranked(Y: Tensor, ok: Tensor) -> list[int]:
 
     Rows that are not `ok` (`n`, bool) come last.
     """
-    no_worse = (Y.unsqueeze(0) >= Y.unsqueeze(1)).all(-1)
-    better = (Y.unsqueeze(0) > Y.unsqueeze(1)).any(-1)
-    rank = (no_worse & better).sum(-1)
+    rank = times_dominated(Y)
     extent = (Y.amax(0) - Y.amin(0)).clamp_min(1e-12)
     total = ((Y - Y.amin(0)) / extent).sum(-1)
     return sorted(range(len(Y)), key=lambda i: (not ok[i], int(rank[i]), -float(total[i]), i))

@@ -90,6 +90,13 @@ def feasible(Y: Tensor, constraints: tuple[Tensor, Tensor] | None) -> Tensor:
     return (Y @ A.T - b >= 0).all(dim=-1)
 
 
+def times_dominated(Y: Tensor) -> Tensor:
+    """How many rows of `n x m` dominate each row: `n`; 0 on the front."""
+    no_worse = (Y.unsqueeze(0) >= Y.unsqueeze(1)).all(dim=-1)
+    better = (Y.unsqueeze(0) > Y.unsqueeze(1)).any(dim=-1)
+    return (no_worse & better).sum(dim=-1)
+
+
 def infer_reference(
     Y: Tensor, constraints: tuple[Tensor, Tensor] | None = None, of_front: bool = True
 ) -> Tensor:

@@ -6,7 +6,7 @@ units and scales; nothing here knows what a model is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pkgutil import resolve_name
 from typing import Any, Protocol
@@ -85,6 +85,11 @@ class Proposal:
     X: Tensor
     diagnostics: tuple[Mapping[str, Any], ...] = field(default=())
     summary: Mapping[str, Any] = field(default_factory=dict)
+
+    def only(self, rows: Sequence[int]) -> Proposal:
+        """Some of the rows; what is believed stays."""
+        diagnostics = tuple(self.diagnostics[i] for i in rows)
+        return Proposal(self.X[list(rows)], diagnostics, self.summary)
 
 
 class Strategy(Protocol):

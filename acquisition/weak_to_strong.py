@@ -16,6 +16,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from acquisition.hypervolume import times_dominated
+
 WeakToStrongRule = Literal["off", "pool", "replace"]
 
 DIFFERENTIAL_WEIGHT = 0.5
@@ -88,8 +90,6 @@ def least_dominated(Y: Tensor, feasible: Tensor, count: int) -> Tensor:
         feasible: `n`, True where every constraint holds.
         count: at least so many rows, if there are.
     """
-    no_worse = (Y.unsqueeze(0) >= Y.unsqueeze(1)).all(dim=-1)
-    better = (Y.unsqueeze(0) > Y.unsqueeze(1)).any(dim=-1)
-    rank = (no_worse & better).sum(dim=-1) + len(Y) * (~feasible).long()
+    rank = times_dominated(Y) + len(Y) * (~feasible).long()
     front = int((rank == 0).sum())
     return torch.sort(rank, stable=True).indices[: max(count, front)]

@@ -132,6 +132,24 @@ class TestGain:
         assert round(best.share, 6) == 0.3
         assert best.diagnostics["gain_per_cost"] == pytest.approx(expected / 1e6, rel=1e-3)
 
+    def test_with_nothing_new_to_try_the_best_still_grows(self) -> None:
+        corners = torch.cartesian_prod(*[torch.tensor([0.0, 1.0]).double()] * 2)
+        seen = changed(
+            observe(corners),
+            share=torch.full((4,), 0.1, dtype=torch.float64),
+            Yvar=torch.full((4, 2), 0.05, dtype=torch.float64),
+            snap=torch.round,
+        )
+        made = plan(self.gain, seen, 2)
+        assert len(made.proposal.X) == 0
+        assert promoted(made)
+
+    def test_what_is_believed_is_said_also_where_nothing_is_new(self) -> None:
+        Y = rows([0.0, 0.0], [1.0, 1.0], [0.98, 0.98], [0.2, 0.1], [0.1, 0.2], [0.3, 0.3])
+        made = plan(self.gain, changed(partly(Y, [0.1] * 6, noise=0.02), merge_cost=1e6), 1)
+        assert made.proposal.summary["observations"] == 6
+        assert len(made.proposal.X) + len(made.promotions) == 1
+
     def test_it_is_a_pure_function(self) -> None:
         seen = partly(random_points(8, 2), [0.1] * 8, noise=0.05)
         first, again = (plan(self.gain, seen, 2) for _ in range(2))
