@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
-from botorch.acquisition.multi_objective import logei
 from botorch.acquisition.multi_objective.parego import qLogNParEGO
 from botorch.exceptions.warnings import BadInitialCandidatesWarning, OptimizationWarning
 from botorch.generation.gen import gen_candidates_scipy
@@ -53,9 +52,6 @@ def reproducible(seed: int) -> Iterator[None]:
     """Run BoTorch so that the same inputs give the same bits, and leave no trace outside.
 
     - Its random numbers come from a fork of torch's CPU generator, seeded here.
-    - The C++ kernel that BoTorch 0.18 compiles when a qLog(N)EHVI is first built (7 to 30 s where
-      there is a compiler, a warning where there is none) stays off: at these settings it saves
-      a tenth of a second, and its bits differ from those of a machine without it.
     - Warnings that are no news: constant outcomes, jitter for tied points, a flat acquisition, a
       line search that is tried again (a fit that fails for good still raises).
     - One thread: the tensors are small, and two threads that wait for each other on a busy machine
@@ -63,8 +59,7 @@ def reproducible(seed: int) -> Iterator[None]:
 
     Not for two threads at once.
     """
-    kernel, threads = (logei._C, logei._load_attempted), torch.get_num_threads()
-    logei._C, logei._load_attempted = None, True
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with (
@@ -78,7 +73,6 @@ def reproducible(seed: int) -> Iterator[None]:
             torch.default_generator.manual_seed(seed)
             yield
     finally:
-        logei._C, logei._load_attempted = kernel
         torch.set_num_threads(threads)
 
 

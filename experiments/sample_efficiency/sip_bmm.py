@@ -12,9 +12,11 @@ the front.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from botorch.acquisition.multi_objective import logei
 from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
 from botorch.fit import fit_gpytorch_mll
 from botorch.models import ModelListGP, SingleTaskGP
@@ -53,6 +55,7 @@ class SIPBMM:
         if len(draft) < q:
             with (
                 reproducible(own_seed(seed, observations.count)),
+                without_compiled_kernel(),
                 contextlib.suppress(*NUMERICAL_ERRORS),
             ):
                 self._extend(draft, q, observations)
@@ -78,6 +81,21 @@ class SIPBMM:
             points, _ = maximise(acquisition, box, X[:0], draft.snap)
             if not any(draft.offer(x, {"origin": "acquisition"}) for x in points):
                 return
+
+
+@contextlib.contextmanager
+def without_compiled_kernel() -> Iterator[None]:
+    """Keep off the C++ kernel that BoTorch 0.18 compiles when a qLogNEHVI is first built.
+
+    That takes 7 to 30 s where there is a compiler, and is a warning where there is none; its bits
+    differ from those of a machine without it.
+    """
+    kernel = logei._C, logei._load_attempted
+    logei._C, logei._load_attempted = None, True
+    try:
+        yield
+    finally:
+        logei._C, logei._load_attempted = kernel
 
 
 def initial_length_scales(d: int, importance: Tensor | None) -> Tensor:

@@ -7,13 +7,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from botorch.acquisition.multi_objective import logei
 from sklearn.ensemble import RandomForestRegressor
 
 from acquisition.strategy import Observations
 from experiments.sample_efficiency.contestants import Contestant
 from experiments.sample_efficiency.forest import ForestParEGO, expected_improvement, scalarise
 from experiments.sample_efficiency.problems import open_problem
-from experiments.sample_efficiency.sip_bmm import SIPBMM, fit_matern, initial_length_scales
+from experiments.sample_efficiency.sip_bmm import (
+    SIPBMM,
+    fit_matern,
+    initial_length_scales,
+    without_compiled_kernel,
+)
 from experiments.sample_efficiency.spending import search
 from experiments.sample_efficiency.study import Run
 
@@ -66,6 +72,21 @@ def test_matern_processes_interpolate() -> None:
     assert scales[0] < scales[1]
     with torch.no_grad():
         assert gp.posterior(X).mean.numpy() == pytest.approx(z.numpy(), abs=0.05)
+
+
+def test_the_compiled_kernel_is_off_inside_and_as_before_after_an_error() -> None:
+    def state() -> tuple[object, ...]:
+        return logei._C, logei._load_attempted
+
+    def fail_inside() -> None:
+        with without_compiled_kernel():
+            assert state() == (None, True)
+            raise ArithmeticError
+
+    before = state()
+    with pytest.raises(ArithmeticError):
+        fail_inside()
+    assert state() == before
 
 
 def test_sip_bmm_reads_importance() -> None:
