@@ -7,14 +7,13 @@ from __future__ import annotations
 import json
 import random
 import signal
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
-from terminals import Terminal, repeatable
+from terminals import Terminal, repeatable, wait_until
 
 from evaluators.benchmarks.benchmark import Outcomes, order_of
 from evaluators.benchmarks.statistics import proportion, unpack
@@ -54,14 +53,22 @@ def pairs(terminal: Callable[..., Terminal]) -> Mapping[str, tuple[Terminal, Ter
 def run_and_kill(name: str, uninterrupted: Terminal, killed: Terminal) -> None:
     uninterrupted.run("launch", "campaign.yaml")
     rng = random.Random(f"kills of growing {name}")
-    for moment in rng.sample(range(KILLS), KILLS):
-        with killed.start("launch", "campaign.yaml") as campaign:
-            kind = "promoted" if moment % 2 else "grown"
-            killed.wait_for(kind, killed.count(kind) + 1, campaign)
-            time.sleep(rng.choice([0.0, rng.uniform(0.0, 0.2)]))
-            campaign.kill()
-            assert campaign.wait() == -signal.SIGKILL, "it ended before it was killed"
+    # In the first half: the campaign must not end between a look at its events and the kill.
+    for moment in sorted(rng.sample(range(1, growth(uninterrupted) // 2), KILLS)):
+        kill_at(killed, moment)
     killed.run("resume", "digits")
+
+
+def kill_at(killed: Terminal, moment: int) -> None:
+    with killed.start("launch", "campaign.yaml") as campaign:
+        wait_until(lambda: growth(killed) >= moment, campaign)
+        campaign.kill()
+        assert campaign.wait() == -signal.SIGKILL, "it ended before it was killed"
+
+
+def growth(terminal: Terminal) -> int:
+    """How often trials were promoted, or grew."""
+    return terminal.count("promoted") + terminal.count("grown")
 
 
 @pytest.fixture(params=CAMPAIGNS)
