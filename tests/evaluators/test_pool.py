@@ -7,12 +7,15 @@ import pickle
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from contracts.pool_contract import PoolContract, is_running, job, until, workbench_of
 
-from evaluators.pool import InlinePool, ProcessPool, open_pool
+from evaluators.inline_pool import InlinePool
+from evaluators.pool import open_pool
+from evaluators.process_pool import ProcessPool
 from evaluators.recipe import ModelRef
 from evaluators.worker import EvaluationJob, Workbench
 
@@ -45,7 +48,7 @@ class TestProcess(PoolContract):
 
 def test_an_executor_may_be_named_by_its_path(tmp_path: Path) -> None:
     nowhere = Workbench(ModelRef(path=str(tmp_path)), {}, {})
-    with open_pool("evaluators.pool:InlinePool", nowhere, 1) as pool:
+    with open_pool("evaluators.inline_pool:InlinePool", nowhere, 1) as pool:
         assert isinstance(pool, InlinePool)
 
 
@@ -64,7 +67,7 @@ def test_sources_that_cannot_be_opened_fail_the_job(tmp_path: Path) -> None:
 def test_loading_has_a_time_limit_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evaluators.pool.LOADING_TIMEOUT_S", 0.01)
+    monkeypatch.setattr("evaluators.process_pool.LOADING_TIMEOUT_S", 0.01)
     workbench = workbench_of(tmp_path)
     with open_pool("process", workbench, 1) as pool:
         pool.submit(job(workbench, 1, "first"))
@@ -83,6 +86,22 @@ def test_closing_leaves_no_process() -> None:
     pool.close()
     assert len(started) >= 2
     assert not any(is_running(pid) for pid in started if "resource_tracker" not in _command(pid))
+
+
+def test_a_pool_whose_worker_cannot_be_replaced_can_be_closed(tmp_path: Path) -> None:
+    workbench = workbench_of(tmp_path)
+    asked, sent = job(workbench, 1, "first"), dict(workbench.benchmarks["first"].options)
+    options: dict[str, object] = {**sent}
+    benchmarks = {"first": replace(workbench.benchmarks["first"], options=options)}
+    before = _children()
+    pool = open_pool("process", replace(workbench, benchmarks=benchmarks), 1)
+    started = [n for n in _children() - before if "resource_tracker" not in _command(n)]
+    options["nobody can pickle this"] = lambda: None
+    os.kill(started[0], signal.SIGKILL)
+    until(lambda: not is_running(started[0]))
+    with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"), pool:
+        pool.submit(asked)
+    assert not any(is_running(pid) for pid in started)
 
 
 LEFT_OPEN = """

@@ -1,0 +1,252 @@
+"""The executor `process`: spawned workers with warm models, killed and replaced one by one.
+
+A worker that hangs, crashes or is killed costs the trial that it held, nothing else. The upper part
+of this file runs in the calling process; `_serve`, at its end, is what a worker process runs.
+"""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import math
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import connection as pipes
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+from evaluators.worker import (
+    EvaluationJob,
+    EvaluationResult,
+    Failure,
+    FailureKind,
+    Workbench,
+    Worker,
+)
+
+LOADING_TIMEOUT_S = 1800.0
+"""A worker that was given a job must have sources and model open within this time."""
+
+_LOOK_S = 1.0  # a worker's death is noticed after this even if its children hold its pipes open
+_LOG_TAIL = 4000  # characters
+
+
+@dataclass
+class _Slot:
+    """One worker process and the job that it holds.
+
+    Attributes:
+        deadline: on the monotonic clock.
+        overdue: what to say when the deadline has passed.
+    """
+
+    process: SpawnProcess
+    connection: Connection
+    log: Path | None
+    job: EvaluationJob | None = None
+    deadline: float = math.inf
+    overdue: str = ""
+
+
+class ProcessPool:
+    """Long-lived spawned workers, one pipe each. They start to load when the pool is made.
+
+    Time-outs are enforced while the caller is in `collect`. A job's time runs from when its worker
+    has sources, benchmarks and live model open; loading has a limit of its own,
+    `LOADING_TIMEOUT_S`. Workers ignore Ctrl-C, have a process group each (so that what they start
+    dies with them), and die with the caller, however it dies.
+    """
+
+    def __init__(
+        self,
+        workbench: Workbench,
+        workers: int = 1,
+        trial_timeout_s: float = math.inf,
+        log_folder: Path | None = None,
+    ) -> None:
+        if workers < 1:
+            raise ValueError(f"a pool has at least one worker, not {workers}")
+        self._workbench = workbench
+        self._trial_timeout_s = trial_timeout_s
+        self._backlog: deque[EvaluationJob] = deque()
+        if log_folder is not None:
+            log_folder.mkdir(parents=True, exist_ok=True)
+        logs = [log_folder and log_folder / f"worker-{n}.log" for n in range(workers)]
+        self._slots: list[_Slot] = []
+        atexit.register(self.close)  # a pool left open must not keep the interpreter from ending
+        self._slots += [self._start(log) for log in logs]
+
+    @property
+    def free(self) -> int:
+        """How many workers hold no job."""
+        return max(0, sum(slot.job is None for slot in self._slots) - len(self._backlog))
+
+    def submit(self, job: EvaluationJob) -> None:
+        """Hand the job to an idle worker, or queue it."""
+        self._backlog.append(job)
+        self._dispatch()
+
+    def collect(self, timeout: float | None) -> list[EvaluationResult]:
+        """Wait for answers, replacing workers that died or took too long."""
+        give_up = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            answers = [self._answer(n) for n in range(len(self._slots))]
+            self._dispatch()
+            results = [answer for answer in answers if answer is not None]
+            busy = [slot for slot in self._slots if slot.job is not None]
+            if results or not busy or time.monotonic() >= give_up:
+                return results
+            until = min(give_up, *(slot.deadline for slot in busy))
+            ends = [end for slot in busy for end in (slot.connection, slot.process.sentinel)]
+            pipes.wait(ends, min(max(0.0, until - time.monotonic()), _LOOK_S))
+
+    def close(self) -> None:
+        """Kill every worker; they hold nothing that is not also elsewhere."""
+        atexit.unregister(self.close)
+        self._backlog.clear()
+        while self._slots:
+            _stop(self._slots.pop())
+
+    def __enter__(self) -> ProcessPool:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _start(self, log: Path | None) -> _Slot:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, self._workbench, log))
+        with _interrupts_held_back():
+            process.start()
+        theirs.close()
+        return _Slot(process, ours, log)
+
+    def _replace(self, n: int) -> None:
+        """Start another first: if that fails or is interrupted, the pool can still be closed."""
+        old = self._slots[n]
+        self._slots[n] = self._start(old.log)
+        _stop(old)
+
+    def _dispatch(self) -> None:
+        for n, slot in enumerate(self._slots):
+            if not self._backlog:
+                return
+            if slot.job is None:
+                if not slot.process.is_alive():  # died while idle: nobody else has noticed
+                    self._replace(n)
+                self._hand(self._slots[n], self._backlog.popleft())
+
+    def _hand(self, slot: _Slot, job: EvaluationJob) -> None:
+        slot.job = job
+        slot.deadline = time.monotonic() + LOADING_TIMEOUT_S
+        slot.overdue = f"sources and model were not open within {LOADING_TIMEOUT_S:g} s"
+        with suppress(OSError):  # it died this moment: `collect` finds the job unanswered
+            slot.connection.send(job)
+
+    def _answer(self, n: int) -> EvaluationResult | None:
+        """Answer the job of worker n, if there is something to say about it."""
+        slot = self._slots[n]
+        if slot.job is None:
+            return None
+        alive = slot.process.is_alive()  # asked first: what it sent before it died still counts
+        result = self._receive(slot)
+        if result is not None:
+            slot.job, slot.deadline = None, math.inf
+        elif not alive:
+            slot.process.join()
+            result = self._give_up(n, "worker_lost", f"the worker {_ending(slot.process)}")
+        elif time.monotonic() > slot.deadline:
+            result = self._give_up(n, "timeout", slot.overdue)
+        return result
+
+    def _receive(self, slot: _Slot) -> EvaluationResult | None:
+        with suppress(EOFError, OSError):  # broken off by its death, which is noticed elsewhere
+            while slot.connection.poll():
+                message: EvaluationResult | float = slot.connection.recv()
+                if isinstance(message, EvaluationResult):
+                    return message
+                slot.deadline = message + self._trial_timeout_s
+                slot.overdue = f"no scores within {self._trial_timeout_s:g} s"
+        return None
+
+    def _give_up(self, n: int, kind: FailureKind, message: str) -> EvaluationResult | None:
+        job, log = self._slots[n].job, self._slots[n].log
+        self._replace(n)
+        if job is None:
+            return None
+        failure = Failure(kind, message, _tail(log))
+        return EvaluationResult(job.trial, job.attempt, failure=failure)
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Let a child start with SIGINT blocked: until it ignores it, Ctrl-C would kill it noisily."""
+    resource_tracker.ensure_running()  # starting it later would lift the block
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _stop(slot: _Slot) -> None:
+    pid = slot.process.pid
+    with suppress(ProcessLookupError, PermissionError):  # no group yet, or all of it dead
+        if pid is not None:
+            os.killpg(pid, signal.SIGKILL)
+    slot.process.kill()
+    slot.process.join()
+    slot.process.close()
+    slot.connection.close()
+
+
+def _ending(process: SpawnProcess) -> str:
+    code = process.exitcode or 0
+    if code < 0:
+        return f"was killed by signal {-code} ({signal.Signals(-code).name})"
+    return f"exited with code {code}"
+
+
+def _tail(log: Path | None) -> str:
+    return log.read_text(errors="replace")[-_LOG_TAIL:] if log is not None and log.exists() else ""
+
+
+def _serve(connection: Connection, workbench: Workbench, log: Path | None) -> None:
+    """Run a worker process: load at once, then answer jobs until killed.
+
+    Each job sends the monotonic time at which everything was loaded, then its result.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.setsid()
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    if log is not None:
+        with log.open("ab") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+    faulthandler.enable()
+    for library in ("OMP", "MKL", "OPENBLAS"):  # read when torch is imported, below
+        os.environ[f"{library}_NUM_THREADS"] = str(workbench.threads)
+    worker = Worker(workbench)
+    with suppress(Exception):  # the first job meets the same error and answers with it
+        worker.warm()
+    with suppress(EOFError):
+        while True:
+            job: EvaluationJob = connection.recv()
+            connection.send(worker.run(job, lambda: connection.send(time.monotonic())))
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        pipes.wait([parent.sentinel])
+        os.killpg(0, signal.SIGKILL)
