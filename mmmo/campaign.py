@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from evaluators.pool import EvaluatorPool, open_pool
 from evaluators.worker import RETRIED, EvaluationJob, EvaluationResult
-from mmmo.config import CampaignConfig
+from mmmo.config import MAY_CHANGE, CampaignConfig
 from mmmo.errors import Fault, Problems, UserError
 from mmmo.history import History
 from mmmo.interrupts import Interrupts
@@ -95,14 +95,11 @@ def _refuse_if_changed(store: Store, config: CampaignConfig) -> None:
     if history.identity == config.identity():
         return
     then, now = (c.model_dump(mode="json") for c in (history.config, config))
-    changed = [key for key in now if then[key] != now[key] and key not in _MAY_CHANGE]
+    changed = [key for key in now if then[key] != now[key] and key not in MAY_CHANGE]
     raise UserError(
         f"campaign {config.name!r} exists with another {' and '.join(changed)}",
         "choose another name, or put the file back as it was; budget and pool may change",
     )
-
-
-_MAY_CHANGE = ("budget", "pool", "store")
 
 
 class Campaign:

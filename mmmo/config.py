@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -27,19 +25,22 @@ from pydantic import (
 )
 
 from evaluators.benchmarks.data import DataOptions
-from evaluators.benchmarks.rows import is_file
-from evaluators.benchmarks.table import options_of
 from evaluators.merging.methods import METHODS, Method
 from evaluators.recipe import DType, ModelRef, TokenizerSource
 from evaluators.worker import BenchmarkSpec
-from mmmo.complaints import complaints, shown
+from mmmo.complaints import complaints
+from mmmo.constraints import Constraint, read_constraint
 from mmmo.crosschecks import cross_checks, option_problems
 from mmmo.errors import Problems, UserError
+from mmmo.paths import with_absolute_paths
 from mmmo.settings import Choice, Setting, Strict, read_method, read_setting
 from mmmo.yamlfile import read_yaml
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 """Names become folder and file names."""
+
+MAY_CHANGE = ("budget", "pool", "store")
+"""Sections that decide no result: they may change from session to session."""
 
 Measure = Literal["delta_l1"]
 """Objectives that are facts of the merge and need no benchmark."""
@@ -134,33 +135,6 @@ class ObjectiveConfig(Strict):
             found = "neither" if self.benchmark is None else "both"
             raise ValueError(f"found {found}, allowed: exactly one of benchmark and measure")
         return self
-
-
-class Constraint(Strict):
-    """`objective >= bound` or `objective <= bound`, in the objective's own units."""
-
-    objective: str
-    sign: Literal[">=", "<="]
-    bound: float
-
-    @model_serializer
-    def __str__(self) -> str:
-        return f"{self.objective} {self.sign} {self.bound!r}"
-
-
-def _constraint(raw: Any) -> Any:
-    match = re.fullmatch(r"\s*(\S+)\s*(>=|<=)\s*(\S+)\s*", raw) if isinstance(raw, str) else None
-    if not match:
-        return raw if isinstance(raw, Constraint) else _no_constraint(raw)
-    try:
-        bound = float(match[3])
-    except ValueError:
-        return _no_constraint(raw)
-    return {"objective": match[1], "sign": match[2], "bound": bound}
-
-
-def _no_constraint(raw: Any) -> Any:
-    raise ValueError(f'found {shown(raw)}, allowed: "objective >= number" or "objective <= number"')
 
 
 class ItemsConfig(Strict):
@@ -271,7 +245,7 @@ class CampaignConfig(Strict):
         default_factory=dict
     )
     objectives: dict[Annotated[str, Field(pattern=NAME)], ObjectiveConfig] = Field(min_length=1)
-    constraints: tuple[Annotated[Constraint, BeforeValidator(_constraint)], ...] = Field(
+    constraints: tuple[Annotated[Constraint, BeforeValidator(read_constraint)], ...] = Field(
         (), strict=False
     )
     search: SearchConfig = SearchConfig()
@@ -281,7 +255,7 @@ class CampaignConfig(Strict):
 
     def identity(self) -> str:
         """Hash of all that decides the results: everything but budget, pool and store."""
-        content = self.model_dump(mode="json", exclude={"budget", "pool", "store"})
+        content = self.model_dump(mode="json", exclude=set(MAY_CHANGE))
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def text(self) -> str:
@@ -318,47 +292,4 @@ def parse(raw: Mapping[str, Any], folder: Path) -> CampaignConfig:
     problems = [*cross_checks(config), *option_problems(config)]
     if problems:
         raise Problems(problems)
-    return _absolute(config, folder)
-
-
-def _absolute(config: CampaignConfig, folder: Path) -> CampaignConfig:
-    """Resolve what is a path beside the file; leave hub ids as they are."""
-
-    def source(text: str) -> str:
-        if (folder / Path(text).expanduser()).is_dir():  # also one with + or @ in its name
-            return resolved(text)
-        ref = ModelRef.parse(text)
-        adapter = None if ref.adapter is None else resolved(ref.adapter)
-        return str(ref.model_copy(update={"path": resolved(ref.path), "adapter": adapter}))
-
-    def resolved(path: str) -> str:
-        here = folder / Path(path).expanduser()
-        return str(here.resolve()) if path.startswith((".", "/", "~")) or here.exists() else path
-
-    update = {
-        "base": source(config.sources.base),
-        "experts": {name: source(path) for name, path in config.sources.experts.items()},
-    }
-    sources = config.sources.model_copy(update=update)
-    benchmarks = {name: _with_paths(b, folder) for name, b in config.benchmarks.items()}
-    return config.model_copy(update={"sources": sources, "benchmarks": benchmarks})
-
-
-def _with_paths(benchmark: BenchmarkConfig, folder: Path) -> BenchmarkConfig:
-    """Resolve the data files, and the options that the kind declares as paths."""
-
-    def resolve(text: str) -> str:
-        return str((folder / Path(text).expanduser()).resolve())
-
-    update: dict[str, Any] = {}
-    if is_file(benchmark.data):
-        update["data"] = resolve(benchmark.data)
-        update["held_out"] = resolve(benchmark.held_out) if benchmark.held_out else None
-    paths = _path_fields(options_of(benchmark.kind))
-    options = {k: resolve(v) if k in paths else v for k, v in benchmark.options.items()}
-    return benchmark.model_copy(update={**update, "options": options})
-
-
-def _path_fields(options: type[BaseModel]) -> set[str]:
-    fields = options.model_fields.items()
-    return {name for name, f in fields if Path in (f.annotation, *get_args(f.annotation))}
+    return with_absolute_paths(config, folder)

@@ -1,4 +1,4 @@
-"""How many items a share of them is, what a trial costs in items, and what the budget has left.
+"""What trials cost, in items and in seconds, and how many items the budget has left.
 
 Shares count per benchmark; a budget counts the items of all benchmarks together.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mmmo.config import CampaignConfig
-from mmmo.records import Trial, seconds_per_part
+from mmmo.records import Trial
 
 if TYPE_CHECKING:
     from mmmo.optimizer import PromotedTrial
@@ -86,6 +86,27 @@ class Fidelity:
         wanted = self.counts(trial.wanted)
         known = {name: m.n for name, m in trial.scores.items()}
         return sum(n - known.get(name, 0) for name, n in wanted.items())
+
+
+def seconds_per_part(trials: Iterable[Trial]) -> tuple[float, float]:
+    """Mean seconds of a merge, and of scoring one on all items, as far as there were any."""
+    evaluated = [t for t in trials if t.merges]
+    merges, shares = sum(t.merges for t in evaluated), sum(t.share for t in evaluated)
+    merging = sum(t.timings.get("merge_s", 0.0) for t in evaluated)
+    if not evaluated:
+        return 0.0, 0.0
+    return merging / merges, (sum(t.seconds for t in evaluated) - merging) / shares
+
+
+def merge_cost(trials: Iterable[Trial]) -> float:
+    """What a merge costs, where scoring it on all items costs 1; 0 before anything is known.
+
+    It comes from the clock, which no two runs of a campaign agree on, so it is rounded to a power
+    of two: they then decide alike unless they differ much. What one run has recorded decides the
+    same when it is resumed.
+    """
+    merge_s, scoring_s = seconds_per_part(trials)
+    return 2.0 ** round(math.log2(merge_s / scoring_s)) if merge_s and scoring_s else 0.0
 
 
 def _count(share: float, n: int) -> int:

@@ -16,7 +16,7 @@ from mmmo.errors import StoreError
 from mmmo.folding import fold
 from mmmo.pareto import ParetoSet
 from mmmo.preflight import Facts
-from mmmo.records import Objective, Trial, feasible
+from mmmo.records import Objective, Trial
 from mmmo.space import SearchSpace
 from mmmo.store import Event, Store
 
@@ -125,7 +125,7 @@ class History:
         Once the front is being confirmed or the campaign is finished, only trials that answered
         all items are in it, if there is any.
         """
-        done = [t for t in self.completed if feasible(t, self.objectives, self.config)]
+        done = [t for t in self.completed if self._is_feasible(t)]
         if self._settled:
             done = [t for t in done if t.share >= 1] or done
         return ParetoSet(tuple(done), self.objectives)
@@ -182,6 +182,11 @@ class History:
             allowed = f"0 to {len(self.trials) - 1}" if self.trials else "none yet"
             raise StoreError(f"campaign {self.name!r} has no trial {number}; trials: {allowed}")
         return self.trials[number]
+
+    def _is_feasible(self, trial: Trial) -> bool:
+        """Whether the measured values meet every constraint."""
+        found = {o.name: trial.objective(o).value for o in self.objectives}
+        return all(c.holds(found[c.objective]) for c in self.config.constraints)
 
     def _note(self, event: Event) -> None:
         """What an event says about the campaign itself."""

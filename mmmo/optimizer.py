@@ -29,9 +29,11 @@ from acquisition.allocation import Allocation, Promotion
 from acquisition.sparsity import importance
 from acquisition.strategy import KnownObjective, Observations
 from mmmo.anchors import anchors
-from mmmo.config import CampaignConfig, Constraint
+from mmmo.config import CampaignConfig
+from mmmo.constraints import Constraint
 from mmmo.errors import Fault
-from mmmo.records import Objective, Trial, observations
+from mmmo.observations import observations
+from mmmo.records import Objective, Trial
 from mmmo.space import SearchSpace
 from mmmo.strategies import build_allocation, build_strategy, wants_importance
 

@@ -1,23 +1,17 @@
-"""Trials, what is stored of them, and what a strategy sees; the only owner of signs and scales."""
+"""Trials, objectives and scores, and the payloads of the events that record them."""
 
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from evaluators.recipe import MergeRecipe
-from mmmo.config import CampaignConfig
 
 if TYPE_CHECKING:
-    import torch
-
-    from acquisition.strategy import KnownObjective, Observations
     from evaluators.benchmarks.benchmark import Score
     from evaluators.worker import EvaluationResult
-    from mmmo.space import SearchSpace
 
 State = Literal["proposed", "running", "completed", "failed"]
 OPEN: frozenset[State] = frozenset({"proposed", "running"})
@@ -240,112 +234,3 @@ def answered(trial: Trial) -> dict[str, Any]:
         "share": trial.share,
         "scored": 0,
     }
-
-
-def observations(  # noqa: PLR0913
-    trials: Sequence[Trial],
-    objectives: Sequence[Objective],
-    config: CampaignConfig,
-    space: SearchSpace,
-    known: Sequence[KnownObjective | None],
-    anchors: Sequence[Sequence[float]],
-    importance: torch.Tensor | None = None,
-) -> Observations:
-    """Everything the acquisition needs, maximised, on one scale: an objective that is minimised
-    changes its sign, and with it its reference point and its constraints.
-
-    A promoted trial that is not done is a point with the scores that it has; one whose promotion
-    failed for good counts as growing for ever.
-    """
-    import torch
-
-    from acquisition.strategy import Observations
-    from mmmo.item_covariance import item_covariances
-
-    def rows(values: Sequence[Sequence[float]], width: int) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.double).reshape(len(values), width)
-
-    def points(*states: State) -> torch.Tensor:
-        return rows([t.x for t in trials if t.state in states], space.size)
-
-    scored = [t for t in trials if t.state == "completed"]
-    measured = [[t.objective(o) for o in objectives] for t in scored]
-    shares = torch.tensor([t.share for t in scored], dtype=torch.double)
-    one_order = bool(scored) and all(t.order is None for t in scored)
-    signs = torch.tensor([o.sign for o in objectives], dtype=torch.double)
-    return Observations(
-        X=points("completed"),
-        Y=signs * rows([[m.value for m in row] for row in measured], len(objectives)),
-        Yvar=rows([[m.se**2 for m in row] for row in measured], len(objectives)),
-        pending=points("proposed", "running"),
-        failed=points("failed"),
-        anchors=rows(anchors, space.size),
-        reference=_reference(objectives),
-        known=tuple(known),
-        constraints=_constraints(config, objectives),
-        snap=space.snap,
-        names=space.columns,
-        share=shares if (shares < 1).any() else None,
-        growing=tuple(row for row, t in enumerate(scored) if t.growth is not None),
-        importance=importance,
-        merge_cost=merge_cost(scored),
-        Ycov=item_covariances(measured) if one_order else None,
-    )
-
-
-def seconds_per_part(trials: Iterable[Trial]) -> tuple[float, float]:
-    """Mean seconds of a merge, and of scoring one on all items, as far as there were any."""
-    evaluated = [t for t in trials if t.merges]
-    merges, shares = sum(t.merges for t in evaluated), sum(t.share for t in evaluated)
-    merging = sum(t.timings.get("merge_s", 0.0) for t in evaluated)
-    if not evaluated:
-        return 0.0, 0.0
-    return merging / merges, (sum(t.seconds for t in evaluated) - merging) / shares
-
-
-def merge_cost(trials: Iterable[Trial]) -> float:
-    """What a merge costs, where scoring it on all items costs 1; 0 before anything is known.
-
-    It comes from the clock, which no two runs of a campaign agree on, so it is rounded to a power
-    of two: they then decide alike unless they differ much. What one run has recorded decides the
-    same when it is resumed.
-    """
-    merge_s, scoring_s = seconds_per_part(trials)
-    return 2.0 ** round(math.log2(merge_s / scoring_s)) if merge_s and scoring_s else 0.0
-
-
-def _reference(objectives: Sequence[Objective]) -> Any:
-    """The user's reference point; NaN where the acquisition is to infer it; None if all of it."""
-    import torch
-
-    given = [math.nan if o.reference is None else o.sign * o.reference for o in objectives]
-    return None if all(map(math.isnan, given)) else torch.tensor(given, dtype=torch.double)
-
-
-def _constraints(config: CampaignConfig, objectives: Sequence[Objective]) -> tuple[Any, Any] | None:
-    """`A @ y >= b` in maximised units."""
-    import torch
-
-    if not config.constraints:
-        return None
-    index = {o.name: i for i, o in enumerate(objectives)}
-    A = torch.zeros(len(config.constraints), len(objectives), dtype=torch.double)
-    b = torch.zeros(len(config.constraints), dtype=torch.double)
-    for row, constraint in enumerate(config.constraints):
-        column = index[constraint.objective]
-        direction = 1.0 if constraint.sign == ">=" else -1.0
-        A[row, column] = direction * objectives[column].sign
-        b[row] = direction * constraint.bound
-    return A, b
-
-
-def feasible(trial: Trial, objectives: Sequence[Objective], config: CampaignConfig) -> bool:
-    """Whether the measured values meet every constraint."""
-    by_name = {o.name: o for o in objectives}
-    for constraint in config.constraints:
-        value = trial.objective(by_name[constraint.objective]).value
-        if not (
-            value >= constraint.bound if constraint.sign == ">=" else value <= constraint.bound
-        ):
-            return False
-    return True

@@ -281,6 +281,7 @@ def test_paths_are_relative_to_the_file_and_hub_names_stay(tmp_path: Path) -> No
         "sums": {"kind": "exact_match", "data": "sums.jsonl", "held_out": "x/held.csv"},
         "python": {"kind": "nll", "data": "org/snippets", "held_out": "validation"},
         "topics": {"kind": "classification", "data": "a.jsonl", "options": {"head": "h/b.st"}},
+        "moods": {"kind": "classification", "data": "b.jsonl", "options": {"head": None}},
     }
     found = parse(campaign(sources=sources, benchmarks=benchmarks), tmp_path)
     assert found.sources.base == str(tmp_path / "local" / "model")
@@ -294,6 +295,7 @@ def test_paths_are_relative_to_the_file_and_hub_names_stay(tmp_path: Path) -> No
     assert found.benchmarks["python"].data == "org/snippets"
     assert found.benchmarks["python"].held_out == "validation"
     assert found.benchmarks["topics"].options == {"head": str(tmp_path / "h" / "b.st")}
+    assert found.benchmarks["moods"].options == {"head": None}
 
 
 def test_a_file_is_relative_to_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,8 @@ def config(folder: Path, base: str, **more: Any) -> CampaignConfig:
         ("found+org/lora", "{here}/found+org/lora"),
         ("a+b@c", "{here}/a+b@c"),
         ("org/a+b/c", "org/a+b/c"),
+        ("~no-such-user/base", "{here}/~no-such-user/base"),
+        ("long" * 100, "long" * 100),
     ],
 )
 def test_paths_are_beside_the_file(tmp_path: Path, text: str, expected: str) -> None:

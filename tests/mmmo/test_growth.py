@@ -11,8 +11,10 @@ from histories import Scribe, nll_of_40, right_of_40
 from evaluators.benchmarks.benchmark import Score
 from evaluators.worker import EvaluationResult, Failure
 from mmmo.anchors import anchors
+from mmmo.fidelity import merge_cost
 from mmmo.history import History
-from mmmo.records import completed, merge_cost, observations, own_order, promoted, proposed
+from mmmo.observations import observations
+from mmmo.records import completed, own_order, promoted, proposed
 from mmmo.space import SearchSpace
 from mmmo.views import status_document, status_lines, trial_table
 

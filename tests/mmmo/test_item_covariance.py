@@ -14,7 +14,8 @@ from campaigns import campaign
 from acquisition.strategy import Observations
 from evaluators.benchmarks.statistics import exponential, mean, pack, proportion
 from mmmo.config import parse
-from mmmo.records import Measurement, Objective, Trial, observations
+from mmmo.observations import observations
+from mmmo.records import Measurement, Objective, Trial
 from mmmo.space import SearchSpace
 
 MATHS = Objective("maths", "sums", None, "accuracy", 1.0)
