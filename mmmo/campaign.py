@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from evaluators.pool import EvaluatorPool, open_pool
 from evaluators.worker import RETRIED, EvaluationJob, EvaluationResult
 from mmmo.config import MAY_CHANGE, CampaignConfig
+from mmmo.delta_l1 import known_delta_l1
 from mmmo.errors import Fault, Problems, UserError
 from mmmo.history import History
 from mmmo.interrupts import Interrupts
@@ -379,7 +380,7 @@ class Campaign:
             probe = DeltaProbe(
                 self._sources, merge.layer_groups, merge.filters, seed=seed, tables=self._tables
             )
-            known = self._space.known_delta_l1(probe)
+            known = known_delta_l1(self._space, probe)
         objectives = self._history.objectives
         return Optimizer(self._config, self._space, objectives, known, self._allocation)
 

@@ -66,6 +66,13 @@ Fixed = bool | float | str
 Setting = Fixed | Gradient | Range | Choice
 
 
+def single(setting: Setting) -> Fixed:
+    """A setting that is one value for all layers and every trial."""
+    if isinstance(setting, Gradient | Range | Choice):
+        raise TypeError(f"{setting} is no single value")
+    return setting
+
+
 def read_setting(raw: Any) -> Any:
     """Read `0.5`, `true`, `l1`, `[0, 0.5, 1]`, `{range: [0, 1]}`, `{choice: [a, b]}` or
     `{expert: setting, …}`.

@@ -8,15 +8,15 @@ construction: every number lies in its parameter's domain.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from evaluators.merging.methods import METHODS, Parameter
 from evaluators.recipe import WHOLE, Grid, MergeRecipe, Value
 from mmmo.config import CampaignConfig
-from mmmo.settings import Choice, Fixed, Gradient, Range, Setting
+from mmmo.settings import Choice, Gradient, Range, Setting, single
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,16 +26,6 @@ METHOD = "method"
 Block = tuple[int, int] | None
 Chooser = Callable[[str, str, Block, Parameter], float | bool | str | None]
 """(owner, parameter, block, its specification) → the value of one searched cell, None = default."""
-
-
-class Probe(Protocol):
-    """What `known_delta_l1` needs of `evaluators.merging.probe.DeltaProbe`."""
-
-    def delta_l1(
-        self, method: str, values: Mapping[str, Tensor], options: Mapping[str, float | bool | str]
-    ) -> Tensor:
-        """Mean |delta| per parameter of a batch of recipes."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -86,7 +76,12 @@ class Dimension:
 
 
 class SearchSpace:
-    """Unit cube ↔ `MergeRecipe`."""
+    """Unit cube ↔ `MergeRecipe`.
+
+    Attributes:
+        size: columns of the cube.
+        shape: rows (one per filter, and the rest) and layer groups of what has a value per block.
+    """
 
     def __init__(self, config: CampaignConfig) -> None:
         self._merge = config.merge
@@ -94,6 +89,7 @@ class SearchSpace:
         self._seed = config.seed
         self.methods = tuple(config.merge.methods)
         self.experts = tuple(self._experts)
+        self.shape = (len(config.merge.filters) + 1, config.merge.layer_groups)
         self.dimensions: tuple[Dimension, ...] = tuple(self._list_dimensions())
         last = self.dimensions[-1] if self.dimensions else None
         self.size = last.start + last.width if last else 0
@@ -155,8 +151,8 @@ class SearchSpace:
         """A recipe whose searched values come from `choose`, the others from the file."""
         parameters: dict[str, dict[str, Value]] = {}
         for spec in METHODS[method].parameters:
-            for owner in self._experts if spec.scope == "expert" else [WHOLE]:
-                value = self._chosen(owner, spec, self._setting(owner, spec), choose)
+            for owner in self.owners(spec):
+                value = self._chosen(owner, spec, self.setting(owner, spec), choose)
                 parameters.setdefault(owner, {})[spec.name] = value
         return MergeRecipe(
             method=method,
@@ -174,55 +170,35 @@ class SearchSpace:
         spec = METHODS[method].parameter(name)
         if spec is None:
             return None
-        setting = self._setting(WHOLE, spec)
-        return _default(spec, setting) if isinstance(setting, Range | Choice) else _fixed(setting)
+        setting = self.setting(WHOLE, spec)
+        return _default(spec, setting) if isinstance(setting, Range | Choice) else single(setting)
+
+    def owners(self, spec: Parameter) -> tuple[str, ...]:
+        """Who has a value of a parameter: every expert, or the merge as a whole."""
+        return self.experts if spec.scope == "expert" else (WHOLE,)
+
+    def setting(self, owner: str, spec: Parameter) -> Setting:
+        """What the file says of a parameter, or else its operator."""
+        written = self._merge.parameters.get(spec.name)
+        if isinstance(written, dict):
+            return written[owner]
+        if written is not None:
+            return written
+        return Range(low=spec.search[0], high=spec.search[1]) if spec.search else spec.default
 
     @property
-    def knows_delta_l1(self) -> bool:
-        """Whether the mean |delta| is known of every point: nothing but numbers and the method is
-        searched, and no operator needs whole tensors, which cannot be sampled.
-        """
-        specs = (p for m in self.methods for p in METHODS[m].parameters if p.choices)
-        return not (
-            any(METHODS[m].whole or self._is_row_wise(m) for m in self.methods)
-            or any(isinstance(self._setting(WHOLE, spec), Choice) for spec in specs)
-        )
-
-    def known_delta_l1(self, probe: Probe) -> Callable[[Tensor], Tensor] | None:
-        """Mean |delta| per parameter as a function of `... x size` points, or None where it is not
-        known.
-        """
-        if not self.knows_delta_l1:
-            return None
-
-        def delta_l1(X: Tensor) -> Tensor:
-            import torch
-
-            choice = next((d for d in self.dimensions if d.parameter == METHOD), None)
-            # An operator without parameters has one value for all points.
-            values = [
-                probe.delta_l1(m, *self._tensors(m, X)).expand(X.shape[:-1]) for m in self.methods
-            ]
-            if choice is None:
-                return values[0]
-            chosen = X[..., choice.start : choice.start + choice.width].argmax(-1, keepdim=True)
-            return torch.stack(values, -1).gather(-1, chosen).squeeze(-1)
-
-        return delta_l1
-
-    def _is_row_wise(self, method: str) -> bool:
-        """Whether an operator has coefficients of its own for every row."""
-        from evaluators.merging.spherical import along
-
-        specs = [p for p in METHODS[method].parameters if p.choices]
-        chosen = {p.name: self.chosen_by_default(method, p.name) for p in specs}
-        return along({k: v for k, v in chosen.items() if v is not None}) is not None
+    def blocks(self) -> list[Block]:
+        """The cells of a grid of values, row by row; None alone where there is one for all."""
+        rows, groups = self.shape
+        if rows == groups == 1:
+            return [None]
+        return [(row, group) for row in range(rows) for group in range(groups)]
 
     def _list_dimensions(self) -> Iterator[Dimension]:
         start = 0
         for owner, name, setting, methods in self._searched():
             blocked = isinstance(setting, Range)
-            for block in self._blocks() if blocked else [None]:
+            for block in self.blocks if blocked else [None]:
                 dimension = Dimension(owner, name, block, setting, methods, start)
                 start += dimension.width
                 yield dimension
@@ -235,33 +211,20 @@ class SearchSpace:
         found: dict[tuple[str, str, Range | Choice], list[str]] = {}
         for method in self.methods:
             for spec in METHODS[method].parameters:
-                for owner in self._experts if spec.scope == "expert" else [WHOLE]:
-                    setting = self._setting(owner, spec)
+                for owner in self.owners(spec):
+                    setting = self.setting(owner, spec)
                     if isinstance(setting, Range | Choice):
                         found.setdefault((owner, spec.name, setting), []).append(method)
         for (owner, name, setting), methods in found.items():
             yield owner, name, setting, frozenset(methods)
 
-    def _blocks(self) -> list[Block]:
-        rows, groups = len(self._merge.filters) + 1, self._merge.layer_groups
-        if rows == groups == 1:
-            return [None]
-        return [(row, group) for row in range(rows) for group in range(groups)]
-
-    def _setting(self, owner: str, spec: Parameter) -> Setting:
-        written = self._merge.parameters.get(spec.name)
-        if isinstance(written, dict):
-            return written[owner]
-        if written is not None:
-            return written
-        return Range(low=spec.search[0], high=spec.search[1]) if spec.search else spec.default
-
     def _chosen(self, owner: str, spec: Parameter, setting: Setting, choose: Chooser) -> Value:
         if isinstance(setting, Gradient):
-            return self._grid([self._number(setting, block) for block in self._blocks()])
+            rows, groups = self.shape
+            return (tuple(setting.at(group, groups) for group in range(groups)),) * rows
         if not isinstance(setting, Range | Choice):
             return setting
-        blocks = self._blocks() if isinstance(setting, Range) else [None]
+        blocks = self.blocks if isinstance(setting, Range) else [None]
         wishes = [choose(owner, spec.name, block, spec) for block in blocks]
         cells = [_default(spec, setting) if wish is None else wish for wish in wishes]
         if blocks == [None]:
@@ -270,51 +233,8 @@ class SearchSpace:
 
     def _grid(self, numbers: Sequence[float]) -> Grid:
         """Arrange one number per block."""
-        groups = self._merge.layer_groups
+        groups = self.shape[1]
         return tuple(tuple(numbers[row : row + groups]) for row in range(0, len(numbers), groups))
-
-    def _number(self, setting: Setting, block: Block) -> float:
-        """A number that is not searched, in one block."""
-        if isinstance(setting, Gradient) and block is not None:
-            return setting.at(block[1], self._merge.layer_groups)
-        return float(_fixed(setting))
-
-    def _tensors(
-        self, method: str, X: Tensor
-    ) -> tuple[dict[str, Tensor], dict[str, float | bool | str]]:
-        """The parameters of `... x size` points as tensors: `... x K x rows x groups` for experts'
-        numbers, `... x rows x groups` for the merge's; and the choices, which are fixed.
-        """
-        import torch
-
-        values: dict[str, Tensor] = {}
-        options: dict[str, float | bool | str] = {}
-        for spec in METHODS[method].parameters:
-            owners = list(self._experts) if spec.scope == "expert" else [WHOLE]
-            if spec.choices is not None:
-                options[spec.name] = _fixed(self._setting(WHOLE, spec))
-                continue
-            cells = [
-                self._cell(method, o, spec, block, X) for o in owners for block in self._blocks()
-            ]
-            shape = (len(self._merge.filters) + 1, self._merge.layer_groups)
-            grid = torch.stack(cells, -1).reshape(*X.shape[:-1], len(owners), *shape)
-            values[spec.name] = grid if spec.scope == "expert" else grid.squeeze(-3)
-        return values, options
-
-    def _cell(self, method: str, owner: str, spec: Parameter, block: Block, X: Tensor) -> Tensor:
-        """The values of one number at `... x size` points: `...`."""
-        import torch
-
-        for d in self.dimensions:
-            named = (d.owner, d.parameter) == (owner, spec.name) and method in d.methods
-            if named and d.block in (block, None):
-                cells = X[..., d.start : d.start + d.width]
-                if isinstance(d.setting, Range):
-                    return d.setting.low + cells[..., 0] * (d.setting.high - d.setting.low)
-                options = torch.tensor([float(option) for option in d.setting.options]).to(X)
-                return options[cells.argmax(-1)]
-        return torch.full_like(X[..., 0], self._number(self._setting(owner, spec), block))
 
     def _column_names(self, d: Dimension) -> list[str]:
         name = d.parameter if d.owner == WHOLE else f"{d.owner}.{d.parameter}"
@@ -339,9 +259,3 @@ def _default(spec: Parameter, setting: Range | Choice) -> float | bool | str:
     if isinstance(setting, Choice) and spec.default not in setting.options:
         return setting.options[0]
     return spec.default
-
-
-def _fixed(setting: Setting) -> Fixed:
-    if isinstance(setting, Gradient | Range | Choice):
-        raise TypeError(f"{setting} is no single value")
-    return setting

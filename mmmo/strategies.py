@@ -13,6 +13,7 @@ from acquisition.allocation import Allocation
 from acquisition.strategy import STRATEGIES, Strategy, open_strategy
 from mmmo.complaints import unknown
 from mmmo.config import SearchConfig
+from mmmo.delta_l1 import is_known
 from mmmo.errors import Problems
 from mmmo.space import SearchSpace
 
@@ -46,7 +47,7 @@ def refuse_unknown_importance(search: SearchConfig, space: SearchSpace) -> None:
     Raises:
         Problems: it asks how much each coordinate moves the merge, and merges cannot be sampled.
     """
-    if wants_importance(search) and not space.knows_delta_l1:
+    if wants_importance(search) and not is_known(space):
         methods = ", ".join(space.methods)
         raise Problems(
             [f"search.options.importance: found true, allowed: false; {methods} cannot be sampled"]

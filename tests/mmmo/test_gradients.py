@@ -12,6 +12,7 @@ from checkpoints import in_memory, random_tensors
 
 from evaluators.merging.probe import DeltaProbe
 from mmmo.config import CampaignConfig, parse
+from mmmo.delta_l1 import known_delta_l1
 from mmmo.errors import Problems
 from mmmo.space import SearchSpace
 
@@ -51,7 +52,7 @@ def test_the_size_of_a_merge_knows_the_gradient() -> None:
     sources = in_memory(base, maths=random_tensors(1, base), code=random_tensors(2, base))
     probe = DeltaProbe(sources, 2, ())
     c = config(weight={"maths": [1, 0], "code": {"range": [0, 2]}}, layer_groups=2)
-    known = SearchSpace(c).known_delta_l1(probe)
+    known = known_delta_l1(SearchSpace(c), probe)
     assert known is not None
     maths = torch.tensor([[1.0, 0.0]], dtype=torch.double)
     code = torch.tensor([[0.5, 1.0]], dtype=torch.double)

@@ -16,6 +16,7 @@ from evaluators.merging.methods import METHODS
 from evaluators.merging.probe import DeltaProbe
 from evaluators.recipe import WHOLE
 from mmmo.config import parse
+from mmmo.delta_l1 import known_delta_l1
 from mmmo.settings import Range
 from mmmo.space import SearchSpace
 
@@ -174,7 +175,7 @@ def test_the_size_of_a_merge_is_known_unless_an_operator_needs_whole_tensors() -
     experts = {name: random_tensors(k, base) for k, name in enumerate(("maths", "code", "spanish"))}
     probe = DeltaProbe(in_memory(base, **experts), 1, ())
     s = space({"method": {"choice": ["linear", "model_stock"]}})
-    known = s.known_delta_l1(probe)
+    known = known_delta_l1(s, probe)
     assert known is not None
     X = torch.rand(4, s.size, dtype=torch.double, generator=torch.Generator().manual_seed(0))
     X[:, 0], X[:, 1] = 0.0, 1.0
@@ -182,4 +183,4 @@ def test_the_size_of_a_merge_is_known_unless_an_operator_needs_whole_tensors() -
     assert known(X).tolist() == [float(probe.delta_l1("model_stock", {}, {}))] * 4
     X[:, 0], X[:, 1] = 1.0, 0.0
     assert len(set(known(X).tolist())) == 4
-    assert space({"method": {"choice": ["ties", "tsv_m"]}}).known_delta_l1(probe) is None
+    assert known_delta_l1(space({"method": {"choice": ["ties", "tsv_m"]}}), probe) is None
