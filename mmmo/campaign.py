@@ -7,40 +7,33 @@ what is completed is never done twice.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluators.pool import EvaluatorPool, open_pool
 from evaluators.worker import RETRIED, EvaluationJob, EvaluationResult
-from mmmo.config import MAY_CHANGE, CampaignConfig
-from mmmo.delta_l1 import known_delta_l1
-from mmmo.errors import Fault, Problems, UserError
+from mmmo.config import CampaignConfig
+from mmmo.errors import Fault, Problems
 from mmmo.history import History
 from mmmo.interrupts import Interrupts
 from mmmo.leases import Lease
 from mmmo.limits import Limits
 from mmmo.preflight import Facts, Preflight, workbench
+from mmmo.preparation import open_optimizer, prepare_merges
 from mmmo.records import Trial, answered, completed, own_order, promoted, proposed
 from mmmo.space import SearchSpace
 from mmmo.store import NewEvent, Store
-from mmmo.strategies import wants_importance
-from mmmo.terminal import tell
 
 if TYPE_CHECKING:
     from acquisition.allocation import Allocation
-    from mmmo.optimizer import Optimizer, Orders, PromotedTrial
+    from mmmo.optimizer import Orders, PromotedTrial
 
 Watcher = Callable[[History], None]
 """Called after every change, to show progress."""
-
-_VERSIONED = ("mmmo", "torch", "transformers", "botorch", "gpytorch", "ax-platform", "numpy")
-"""Packages whose versions can change a campaign's numbers."""
 
 _POLL_S = 0.5
 """How often the loop looks up from waiting, for Ctrl-C and stop requests."""
@@ -72,37 +65,6 @@ class Account:
         }
 
 
-def create(store: Store, config: CampaignConfig) -> Preflight | None:
-    """Record a new campaign, after a preflight, and return that; None if the campaign exists.
-
-    Raises:
-        Problems: the preflight found mistakes; nothing was recorded.
-        UserError: a campaign of that name exists with another configuration.
-    """
-    if store.find(config.name) is not None:
-        _refuse_if_changed(store, config)
-        return None
-    preflight = Preflight(config)
-    facts = preflight.facts
-    versions = {package: version(package) for package in _VERSIONED}
-    store.create(config.name, config.text(), config.identity(), versions, facts.sources)
-    with store.acquire(config.name) as lease:
-        store.append(lease, None, "created", facts.document())
-    return preflight
-
-
-def _refuse_if_changed(store: Store, config: CampaignConfig) -> None:
-    history = History(store, config.name)
-    if history.identity == config.identity():
-        return
-    then, now = (c.model_dump(mode="json") for c in (history.config, config))
-    changed = [key for key in now if then[key] != now[key] and key not in MAY_CHANGE]
-    raise UserError(
-        f"campaign {config.name!r} exists with another {' and '.join(changed)}",
-        "choose another name, or put the file back as it was; budget and pool may change",
-    )
-
-
 class Campaign:
     """Runs one campaign until its budget is spent, or somebody stops it.
 
@@ -125,6 +87,7 @@ class Campaign:
     ) -> None:
         self._store, self._config, self._watch, self._facts = store, config, watch, facts
         self._folder, self._allocation = runs / config.name, allocation
+        self._space = SearchSpace(config)
         self._account = Account(config.pool.workers, time.perf_counter())
         self._running: set[int] = set()
         self._exhausted = False
@@ -149,10 +112,12 @@ class Campaign:
                 return self._history
             self._verify_facts()
             self._begin_session()
-            self._prepare_merges()
+            merges = prepare_merges(self._config, self._space)
             # Workers import and load while this process imports Ax: construct the pool first.
             self._pool: EvaluatorPool = stack.enter_context(self._open_pool())
-            self._optimizer = self._open_optimizer()
+            self._optimizer = open_optimizer(
+                self._config, self._space, self._history.objectives, merges, self._allocation
+            )
             stack.enter_context(self._interrupts)
             self._loop()
             if self._done():
@@ -169,8 +134,7 @@ class Campaign:
     def _loop(self) -> None:
         while True:
             self._history.update()
-            if not (self._interrupts.count or self._history.stop_requested):
-                self._refill()
+            self._refill()
             if not self._running:
                 return
             for result in self._pool.collect(_POLL_S):
@@ -184,7 +148,7 @@ class Campaign:
         worker this depends on no clock: a resumed campaign proposes at the same points.
         """
         ahead = self._config.pool.executor != "inline"
-        while self._pool.free > 0 or ahead:
+        while not self._told_to_stop and (self._pool.free > 0 or ahead):
             waiting = [t for t in self._history.open if t.number not in self._running]
             if self._limits.late:
                 return
@@ -197,6 +161,11 @@ class Campaign:
                 self._confirm()
             else:
                 return
+
+    @property
+    def _told_to_stop(self) -> bool:
+        """Whether nothing new is to begin; asked after every proposal, for it takes a while."""
+        return self.interrupted or self._history.stop_requested
 
     def _wanted(self) -> int:
         """How many orders to plan now."""
@@ -342,19 +311,6 @@ class Campaign:
         elif changes := list(self._history.facts.changes(now)):
             raise Problems(changes, "put them back, or begin a campaign of another name")
 
-    def _prepare_merges(self) -> None:
-        """Make once what every worker needs for its merges; workers find it in the cache."""
-        from evaluators.merging.engine import MergeEngine
-        from evaluators.merging.tables import Tables
-        from evaluators.sources import open_sources
-
-        chosen = self._config.sources
-        self._sources = open_sources(*chosen.refs(), tokenizer=chosen.tokenizer)
-        self._tables = Tables(self._sources, kept=True, say=tell)
-        engine, space = MergeEngine(self._sources, self._tables), SearchSpace(self._config)
-        for method in space.methods:
-            engine.prepare(space.recipe(method, lambda *_: None), tell)
-
     def _open_pool(self) -> EvaluatorPool:
         pool = self._config.pool
         return open_pool(
@@ -364,25 +320,6 @@ class Campaign:
             trial_timeout_s=pool.trial_timeout_s,
             log_folder=self._folder / "logs",
         )
-
-    def _open_optimizer(self) -> Optimizer:
-        logging.disable(logging.INFO)  # Ax greets on import
-        from mmmo.optimizer import Optimizer
-
-        logging.disable(logging.NOTSET)
-        self._space = SearchSpace(self._config)
-        known = None
-        measured = any(o.measure == "delta_l1" for o in self._history.objectives)
-        if measured or wants_importance(self._config.search):
-            from evaluators.merging.probe import DeltaProbe
-
-            merge, seed = self._config.merge, self._config.seed
-            probe = DeltaProbe(
-                self._sources, merge.layer_groups, merge.filters, seed=seed, tables=self._tables
-            )
-            known = known_delta_l1(self._space, probe)
-        objectives = self._history.objectives
-        return Optimizer(self._config, self._space, objectives, known, self._allocation)
 
 
 def _promotions(chosen: Iterable[PromotedTrial], confirms: bool = False) -> Iterator[NewEvent]:

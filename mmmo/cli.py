@@ -73,8 +73,8 @@ def check(file: File) -> None:
 @app.command()
 def launch(file: File, store: StoreUrl = None) -> None:
     """Run a campaign; an unfinished one of the same file is resumed."""
-    from mmmo.campaign import create
     from mmmo.config import load
+    from mmmo.creation import create
 
     config = load(file)
     opened = _store(store, config)

@@ -17,8 +17,9 @@ from statistics import mean, stdev
 
 import numpy as np
 
-from mmmo.campaign import Campaign, create
+from mmmo.campaign import Campaign
 from mmmo.config import CampaignConfig, load
+from mmmo.creation import create
 from mmmo.held_out import held_out_scores, score_held_out
 from mmmo.history import History
 from mmmo.pareto import hypervolume

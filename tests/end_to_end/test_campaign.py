@@ -151,6 +151,14 @@ def test_ctrl_c_finishes_what_is_running(terminal: Callable[..., Terminal]) -> N
     assert_resume_completes(opened)
 
 
+def test_after_ctrl_c_in_a_proposal_no_trial_begins(terminal: Callable[..., Terminal]) -> None:
+    opened = terminal(search={"strategy": "interrupted:Interrupted"})
+    opened.run("launch", "campaign.yaml", code=130)
+    assert [t.attempts for t in opened.history().trials.values()] == [0] * 6
+    opened.run("resume", "digits", code=130)
+    assert [t.attempts for t in opened.history().trials.values()] == [1] * 6 + [0] * 3
+
+
 def assert_resume_completes(opened: Terminal) -> None:
     """Nothing that was completed is done again, and nothing that was proposed is forgotten."""
     before = opened.history()

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 from terminals import Terminal
 
-from mmmo.campaign import Campaign, create
+from mmmo.campaign import Campaign
 from mmmo.config import load
+from mmmo.creation import create
 from mmmo.store import Store
 
 if TYPE_CHECKING:

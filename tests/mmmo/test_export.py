@@ -23,8 +23,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evaluators.merging.stored import stored_digest
 from evaluators.recipe import MergeRecipe
 from evaluators.worker import EvaluationJob, Worker
-from mmmo.campaign import create
 from mmmo.config import parse
+from mmmo.creation import create
 from mmmo.errors import AlreadyRunning, Fault, MmmoError, Problems, UserError
 from mmmo.export import choose, export_trials
 from mmmo.exported import read_recipe, recipe_text, verify_export
