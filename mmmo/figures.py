@@ -1,7 +1,6 @@
-"""Figures of a campaign as plain data: what Plotly's `newPlot(place, data, layout)` takes.
+"""The figures of a campaign: front, hypervolume, expected gain, held-out scores.
 
-Every axis of an objective improves to the right or upwards, whatever its goal. Colours are legible
-on a light and on a dark page; the page that shows a figure adds its own font and text colour.
+Its parallel coordinates are in `mmmo.parallel`, what all figures share in `mmmo.plotting`.
 """
 
 from __future__ import annotations
@@ -14,29 +13,23 @@ from typing import Any
 from mmmo.beliefs import Belief
 from mmmo.held_out import HeldOut
 from mmmo.history import History
+from mmmo.plotting import (
+    ANCHOR,
+    FRONT,
+    OTHER,
+    Figure,
+    axis,
+    error_bars,
+    framed_axis,
+    layout_of,
+    level,
+    line,
+    objective_axis,
+)
 from mmmo.records import Measurement, Objective, Trial
-
-Figure = dict[str, Any]
-"""`{"title": …, "data": [traces], "layout": {…}}`; text in it is escaped for HTML."""
-
-FRONT = "#2f7ed8"
-OTHER = "rgba(140,140,150,0.55)"
-ANCHOR = "#d9761a"
-GRID = "rgba(140,140,150,0.22)"
 
 SIDES = ("top center", "bottom center", "top right", "bottom right")
 """Names of neighbouring anchors stand on different sides of their marks."""
-
-
-def frame(history: History, objective: Objective) -> tuple[float, float]:
-    """Find the worst and the best value of the front and the anchors, in the objective's units.
-
-    Trials that broke a model can be so far off that nothing else could be told apart beside them.
-    """
-    shown = [*history.pareto.front, *(history.trials[n] for n in history.anchors)]
-    values = [t.objective(objective).value for t in shown or history.completed]
-    low, high = min(values), max(values)
-    return (low, high) if objective.sign > 0 else (high, low)
 
 
 def front_figures(history: History) -> list[Figure]:
@@ -55,24 +48,14 @@ def hypervolume_figure(history: History) -> Figure | None:
     if not pareto.trials:
         return None
     counts = list(range(1, len(pareto.trials) + 1))
-    data = [
-        {
-            "type": "scatter",
-            "mode": "lines+markers",
-            "name": "all trials",
-            "x": counts,
-            "y": pareto.trace,
-            "text": [f"after trial {t.number}" for t in pareto.trials],
-            "hovertemplate": "%{text}: %{y:.5g}<extra></extra>",
-            "line": {"color": FRONT, "width": 2, "shape": "hv"},
-            "marker": {"color": FRONT, "size": 4},
-        }
-    ]
+    text = [f"after trial {t.number}" for t in pareto.trials]
+    grown = line("all trials", counts, pareto.trace, "%{text}: %{y:.5g}", shape="hv")
+    data = [grown | {"text": text}]
     alone = history.hypervolume_of_anchors
     if alone is not None:
         name, ends = "sources and plain merges alone", [counts[0], counts[-1]]
-        data.append(_level(name, alone, ends))
-    layout = layout_of(_axis("completed trials"), _axis("hypervolume"))
+        data.append(level(name, alone, ends))
+    layout = layout_of(axis("completed trials"), axis("hypervolume"))
     return {"title": "Hypervolume", "data": data, "layout": layout}
 
 
@@ -84,23 +67,13 @@ def gain_figure(beliefs: Sequence[Belief], stop: float | None = None) -> Figure 
     known = [(belief["observations"], belief["gain"]) for belief in beliefs if belief["gain"]]
     if not known:
         return None
-    data = [
-        {
-            "type": "scatter",
-            "mode": "lines+markers",
-            "name": "expected gain",
-            "x": [scored for scored, _ in known],
-            "y": [100 * gain for _, gain in known],
-            "hovertemplate": "%{x} scored: %{y:.3g}%<extra></extra>",
-            "line": {"color": FRONT, "width": 2},
-            "marker": {"color": FRONT, "size": 5},
-        }
-    ]
+    scored, gains = [n for n, _ in known], [100 * gain for _, gain in known]
+    data = [line("expected gain", scored, gains, "%{x} scored: %{y:.3g}%")]
     if stop is not None:
-        data.append(_level("the search ends below", 100 * stop, [known[0][0], known[-1][0]]))
+        data.append(level("the search ends below", 100 * stop, [scored[0], scored[-1]]))
     layout = layout_of(
-        _axis("scored trials"),
-        _axis("expected gain (% of the hypervolume)") | {"type": "log", "dtick": "D2"},
+        axis("scored trials"),
+        axis("expected gain (% of the hypervolume)") | {"type": "log", "dtick": "D2"},
     )
     return {"title": "Expected gain of the next trial", "data": data, "layout": layout}
 
@@ -120,19 +93,6 @@ def held_out_figures(history: History, held_out: Mapping[str, HeldOut]) -> list[
     return figures
 
 
-def _level(name: str, value: float, ends: Sequence[int]) -> dict[str, Any]:
-    """A dashed line at this height, to compare with."""
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": name,
-        "x": [*ends],
-        "y": [value, value],
-        "hovertemplate": f"{name}: %{{y:.5g}}<extra></extra>",
-        "line": {"color": ANCHOR, "width": 1.5, "dash": "dash"},
-    }
-
-
 def _scatter(history: History, x: Objective, y: Objective) -> Figure:
     def points(trials: Sequence[Trial], color: str) -> dict[str, Any]:
         return _points(
@@ -144,7 +104,7 @@ def _scatter(history: History, x: Objective, y: Objective) -> Figure:
         )
 
     data = [*_groups(history, points)]
-    layout = layout_of(_framed(history, x), _framed(history, y))
+    layout = layout_of(framed_axis(history, x), framed_axis(history, y))
     return {"title": f"{escape(x.name)} and {escape(y.name)}", "data": data, "layout": layout}
 
 
@@ -153,7 +113,7 @@ def _over_trials(history: History, y: Objective) -> Figure:
         numbers = [Measurement(float(t.number), 0.0, 0) for t in trials]
         return _points(trials, history, numbers, [t.objective(y) for t in trials], color)
 
-    layout = layout_of(_axis("trial"), _framed(history, y))
+    layout = layout_of(axis("trial"), framed_axis(history, y))
     return {"title": escape(y.name), "data": [*_groups(history, points)], "layout": layout}
 
 
@@ -208,23 +168,10 @@ def _points(
         "mode": "markers",
         "x": [m.value for m in xs],
         "y": [m.value for m in ys],
-        "error_x": _bars(xs, color),
-        "error_y": _bars(ys, color),
+        "error_x": error_bars(xs, color),
+        "error_y": error_bars(ys, color),
         "text": [_describe(t, history.objectives) for t in trials],
         "hovertemplate": "%{text}<extra></extra>",
-    }
-
-
-def _bars(measured: Sequence[Measurement], color: str) -> dict[str, Any]:
-    """One standard error to each side."""
-    errors = [m.se for m in measured]
-    return {
-        "type": "data",
-        "array": errors,
-        "visible": any(errors),
-        "color": color,
-        "thickness": 1,
-        "width": 0,
     }
 
 
@@ -257,8 +204,8 @@ def _search_and_held_out(
             "name": "exported trials",
             "x": [m.value for m in search],
             "y": [m.value for m in held_out],
-            "error_x": _bars(search, FRONT),
-            "error_y": _bars(held_out, FRONT),
+            "error_x": error_bars(search, FRONT),
+            "error_y": error_bars(held_out, FRONT),
             "text": [
                 f"<b>trial {t.number}</b><br>search {s.value:.4g} ± {s.se:.2g} (n={s.n})"
                 f"<br>held out {h.value:.4g} ± {h.se:.2g} (n={h.n})"
@@ -269,49 +216,8 @@ def _search_and_held_out(
         },
     ]
     layout = layout_of(
-        _objective_axis(objective, " on search items"),
-        _objective_axis(objective, " on held-out items"),
+        objective_axis(objective, " on search items"),
+        objective_axis(objective, " on held-out items"),
     )
     title = f"{escape(objective.name)}: held-out and search"
     return {"title": title, "data": data, "layout": layout}
-
-
-def _framed(history: History, objective: Objective) -> dict[str, Any]:
-    """Let the axis leave out what is far worse than the front and the anchors."""
-    worst, best = frame(history, objective)
-    limit = worst - 0.25 * ((best - worst) or objective.sign * max(abs(worst), 1.0))
-    bound = "clipmin" if objective.sign > 0 else "clipmax"
-    return _objective_axis(objective) | {"autorangeoptions": {bound: limit}}
-
-
-def _objective_axis(objective: Objective, where: str = "") -> dict[str, Any]:
-    better = "higher" if objective.sign > 0 else "lower"
-    title = objective.name + where
-    if objective.metric != objective.name:
-        title += f" ({objective.metric}, {better} is better)"
-    else:
-        title += f" ({better} is better)"
-    axis = _axis(title)
-    return axis if objective.sign > 0 else axis | {"autorange": "reversed"}
-
-
-def _axis(title: str) -> dict[str, Any]:
-    return {
-        "title": {"text": escape(title), "font": {"size": 12}, "standoff": 12},
-        "gridcolor": GRID,
-        "zeroline": False,
-        "automargin": True,
-    }
-
-
-def layout_of(x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
-    """Lay out a figure with these axes: transparent, small margins, the legend on top."""
-    return {
-        "xaxis": x,
-        "yaxis": y,
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "margin": {"l": 56, "r": 16, "t": 12, "b": 48},
-        "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
-        "hoverlabel": {"align": "left"},
-    }

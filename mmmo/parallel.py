@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import Any
 
-from mmmo.figures import GRID, OTHER, Figure, frame, layout_of
 from mmmo.history import History
+from mmmo.plotting import GRID, OTHER, Figure, frame, layout_of
 from mmmo.records import Objective, Trial
 from mmmo.settings import Choice
 from mmmo.space import Dimension, SearchSpace

@@ -15,17 +15,12 @@ from mmmo.beliefs import belief_table
 from mmmo.card import flat_parameters
 from mmmo.config import BudgetConfig
 from mmmo.errors import UserError
-from mmmo.figures import (
-    Figure,
-    front_figures,
-    gain_figure,
-    held_out_figures,
-    hypervolume_figure,
-)
+from mmmo.figures import front_figures, gain_figure, held_out_figures, hypervolume_figure
 from mmmo.held_out import HeldOut, held_out_scores, interval, references
 from mmmo.history import History
 from mmmo.page import Cell, empty, page, section, table, tile
 from mmmo.parallel import parameter_figure
+from mmmo.plotting import Figure
 from mmmo.records import Measurement, Trial
 
 PARTS = ("#2f7ed8", "#d9761a", "#4a9d7c", "#8a6bbf", "#c2577f", "#8a8f3c", "#4aa3b5", "#96705a")
