@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
+from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from evaluators.durable import remove_leftovers, write_whole
 from mmmo.beliefs import belief_table
-from mmmo.card import flat_parameters
 from mmmo.config import BudgetConfig
 from mmmo.errors import UserError
 from mmmo.figures import front_figures, gain_figure, held_out_figures, hypervolume_figure
-from mmmo.held_out import HeldOut, held_out_scores, interval, references
+from mmmo.held_out import held_out_scores
 from mmmo.history import History
-from mmmo.page import Cell, empty, page, section, table, tile
+from mmmo.page import empty, page, section, tile
 from mmmo.parallel import parameter_figure
 from mmmo.plotting import Figure
-from mmmo.records import Measurement, Trial
+from mmmo.report_tables import held_out_table, trial_table
 
 PARTS = ("#2f7ed8", "#d9761a", "#4a9d7c", "#8a6bbf", "#c2577f", "#8a8f3c", "#4aa3b5", "#96705a")
 """Colours of the bar that shows where time went."""
@@ -49,7 +48,6 @@ class _Report:
     def __init__(self, history: History) -> None:
         self._history = history
         self._held_out = held_out_scores(history)
-        self._partial = any(t.share < 1 for t in history.trials.values())
         self._figures: dict[str, Figure] = {}
 
     def html(self) -> str:
@@ -94,7 +92,7 @@ class _Report:
             yield tile(f"{history.scored_items}", f"items scored of {budget.items}")
         yield tile(str(len(pareto.front)), "on the front: no other trial beats them everywhere")
         alone = history.hypervolume_of_anchors
-        beside = f"; sources and plain merges alone {alone:.4g}" if alone else ""
+        beside = f"; sources and plain merges alone {alone:.4g}" if alone is not None else ""
         yield tile(f"{pareto.hypervolume():.4g}", f"hypervolume{beside}")
         yield tile(_duration(history.active_seconds), "in all sessions")
 
@@ -108,7 +106,7 @@ class _Report:
         total = sum(parts.values())
         if not total:
             return ""
-        shares = list(zip(parts.items(), _cycled(len(parts)), strict=True))
+        shares = list(zip(parts.items(), cycle(PARTS), strict=False))
         bar = "".join(
             f'<i style="width:{100 * s / total:.2f}%;background:{color}"></i>'
             for (_, s), color in shares
@@ -156,7 +154,7 @@ class _Report:
         if figure is None:
             return ""
         axes = len(figure["layout"]["xaxis"]["tickvals"])
-        plot = self._place("parameters", figure, f'tall" style="--least:{100 * axes}px')
+        plot = self._place("parameters", figure, least=100 * axes)
         note = (
             "A line per trial; the front is coloured, from orange where "
             f"{escape(self._history.objectives[0].name)} is worst to blue where it is best. "
@@ -192,69 +190,16 @@ class _Report:
             "search chose these models by their search scores, so expect most of them below it."
         )
         grid = self._grid("held", figures) if figures else ""
-        return section("Held-out scores", grid + self._held_out_table(), note)
-
-    def _held_out_table(self) -> str:
-        history = self._history
-        models = {f"trial {t.number}": t.key for t in _by_number(history.completed)}
-        models = {n: r.key for n, r in references(history).items()} | models
-        names = list(history.config.benchmarks)
-        rows = [
-            [(escape(model), model), *self._held_out_cells(self._held_out[key], names)]
-            for model, key in models.items()
-            if key in self._held_out
-        ]
-        scores = table(["model", *names], rows)
-        return f'<div class="card scroll" style="margin-top:14px">{scores}</div>'
-
-    def _held_out_cells(self, found: HeldOut, names: Sequence[str]) -> Iterator[Cell]:
-        for name in names:
-            if found.failure is not None:
-                yield f'<span class="failed">{escape(found.failure["kind"])}</span>', ""
-            elif name in found.scores:
-                low, high = interval(found.scores[name])
-                value = found.scores[name].value
-                yield (
-                    f'{value:.4g} <span class="soft">{low:.3g} to {high:.3g}</span>',
-                    value,
-                )
-            else:
-                yield "", ""
+        scores = held_out_table(self._history, self._held_out)
+        card = f'<div class="card scroll" style="margin-top:14px">{scores}</div>'
+        return section("Held-out scores", grid + card, note)
 
     def _trials(self) -> str:
-        history = self._history
-        if not history.trials:
+        if not self._history.trials:
             return section("Trials", empty("No trial is proposed yet."))
-        front = {t.number for t in history.pareto.front}
-        anchors = history.anchors
-        names = [escape(o.name) for o in history.objectives]
-        items = ["items"] if self._partial else []
-        head = ["trial", "state", "origin", *items, *names, "seconds", "recipe or failure"]
-        rows, classes = [], []
-        for trial in _by_number(history.trials.values()):
-            rows.append([*self._trial_cells(trial, anchors.get(trial.number))])
-            classes.append("front" if trial.number in front else "")
         note = "A coloured edge marks the front. Click a heading to sort."
-        return section(
-            "Trials", f'<div class="card scroll">{table(head, rows, classes)}</div>', note
-        )
-
-    def _trial_cells(self, trial: Trial, anchor: str | None) -> Iterator[Cell]:
-        yield str(trial.number), trial.number
-        failed = ' class="failed"' if trial.state == "failed" else ""
-        yield f"<span{failed}>{trial.state}</span>", trial.state
-        origin = f'<span class="anchor">{escape(anchor)}</span>' if anchor else escape(trial.origin)
-        yield origin, anchor or trial.origin
-        if self._partial:
-            yield f"{trial.share:.0%}", trial.share
-        for objective in self._history.objectives:
-            if trial.state == "completed":
-                yield _measured(trial.objective(objective))
-            else:
-                yield "", ""
-        spent = ", ".join(f"{k.removesuffix('_s')} {v:.2f}" for k, v in trial.timings.items())
-        yield f'<span title="{escape(spent)}">{trial.seconds:.2f}</span>', trial.seconds
-        yield _details(trial), ""
+        trials = trial_table(self._history)
+        return section("Trials", f'<div class="card scroll">{trials}</div>', note)
 
     def _configuration(self) -> str:
         """Give the file, without the store's address: it may hold a password."""
@@ -278,9 +223,11 @@ class _Report:
         )
         return f'<div class="figures">{"".join(cards)}</div>'
 
-    def _place(self, name: str, figure: Figure, style: str = "") -> str:
+    def _place(self, name: str, figure: Figure, least: int = 0) -> str:
+        """Where a figure will be drawn; one that needs a least width (pixels) is also higher."""
         self._figures[name] = figure
-        return f'<div class="plot {style}" id="{name}" data-testid="{name}"></div>'
+        size = f'class="plot tall" style="--least:{least}px"' if least else 'class="plot"'
+        return f'<div {size} id="{name}" data-testid="{name}"></div>'
 
 
 def _limits(budget: BudgetConfig) -> str:
@@ -289,42 +236,8 @@ def _limits(budget: BudgetConfig) -> str:
     return " or ".join(f"{limit} {unit}" for unit, limit in limits.items() if limit is not None)
 
 
-def _details(trial: Trial) -> str:
-    """Say what is behind a trial: why it failed, and its recipe."""
-    failure = ""
-    if trial.failure:
-        said = f"{trial.failure['kind']}: {trial.failure['message']}"
-        failure = f'<span class="failed">{escape(said)}</span>'
-        if log := trial.failure.get("detail"):
-            failure += f"<details><summary>log</summary><pre>{escape(log)}</pre></details>"
-    lines = "\n".join(f"{k}: {_plain(v)}" for k, v in flat_parameters(trial.recipe).items())
-    keys = f"key {trial.key}" + (f"\ndigest {trial.digest}" if trial.digest else "")
-    summary = escape(trial.recipe.method)
-    return (
-        f"{failure}<details><summary>{summary}</summary><pre>{escape(lines)}\n{escape(keys)}</pre>"
-        "</details>"
-    )
-
-
-def _measured(found: Measurement) -> Cell:
-    error = f' <span class="soft">± {found.se:.2g}</span>' if found.se else ""
-    return f"{found.value:.4g}{error}", found.value
-
-
-def _by_number(trials: Iterable[Trial]) -> list[Trial]:
-    return sorted(trials, key=lambda t: t.number)
-
-
-def _cycled(n: int) -> list[str]:
-    return [PARTS[i % len(PARTS)] for i in range(n)]
-
-
 def _duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _plain(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value).lower()

@@ -93,6 +93,13 @@ def test_the_library_is_inside_and_the_policy_forbids_the_network(tmp_path: Path
     assert re.search(r"plotly\.js v\d", text)
 
 
+def test_sources_that_dominate_nothing_are_said(tmp_path: Path) -> None:
+    written = Scribe(tmp_path, [Objective("maths", "sums", None, "accuracy", 1.0, reference=0.9)])
+    anchor = anchors(written.space)["expert code"]
+    written.complete(0, anchor, 10, 1.0, origin="anchor")
+    assert "hypervolume; sources and plain merges alone 0" in report(written, tmp_path).text
+
+
 def test_a_campaign_without_trials_has_a_report(tmp_path: Path) -> None:
     read = report(Scribe(tmp_path), tmp_path)
     assert read.places == []
