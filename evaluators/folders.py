@@ -7,6 +7,7 @@ milliseconds, and worker processes share the pages.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Collection, Mapping, Sequence
@@ -196,12 +197,12 @@ def is_adapter(folder: Path) -> bool:
 
 def _fetched(ref: ModelRef) -> Path:
     """Find a folder, fetched from the hub if it is none of ours."""
-    folder = Path(ref.path).expanduser()
-    if ref.path and folder.is_dir():
+    folder = os.path.expanduser(ref.path)  # unlike pathlib's, it takes any text
+    if os.path.isdir(folder):
         if ref.revision is not None:
             raise SourceError(f"{ref}: a local folder has no revisions; write {ref.path}")
-        return folder
-    if folder.exists() or not _HUB_ID.fullmatch(ref.path):
+        return Path(folder)
+    if os.path.exists(folder) or not _HUB_ID.fullmatch(ref.path):
         raise SourceError(f"{ref.path}: no such folder")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from mmmo.preflight import Facts
     from mmmo.store import Store
 
-DEFAULT_STORE = "sqlite:///runs/mmmo.db"
 RUNS = Path("runs")
 
 app = typer.Typer(
@@ -232,6 +231,7 @@ def report(
 
 def _store(url: str | None, config: CampaignConfig | None = None) -> Store:
     """The store: of `--store` or `MMMO_STORE`, else of the file, else the default."""
+    from mmmo.config import DEFAULT_STORE
     from mmmo.store import Store
 
     return Store(url or (config.store if config else DEFAULT_STORE))
@@ -297,13 +297,16 @@ def main() -> None:
     )
     try:
         code = app(prog_name="mmmo", standalone_mode=False)
+        sys.stdout.flush()
     except MmmoError as error:
         code = _complain(error.lines(), error.hint, error.exit_code)
     except typer.TyperException as error:  # an argument that no verb takes
         code = _complain([error.format_message().rstrip(".")], "see mmmo --help", 2)
     except (KeyboardInterrupt, typer.Abort):
         code = _complain(["interrupted"], "", EXIT_INTERRUPTED)
-    except BrokenPipeError:  # `mmmo trials NAME | head`
+    except (BrokenPipeError, SystemExit) as error:  # `mmmo trials NAME | head`
+        if not any(isinstance(e, BrokenPipeError) for e in (error, error.__context__)):
+            raise  # typer turns a broken pipe, and nothing else, into an exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_DONE
     sys.exit(code if isinstance(code, int) else EXIT_DONE)

@@ -39,6 +39,9 @@ from mmmo.yamlfile import read_yaml
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 """Names become folder and file names."""
 
+DEFAULT_STORE = "sqlite:///runs/mmmo.db"
+"""Relative to where a command runs."""
+
 MAY_CHANGE = ("budget", "pool", "store")
 """Sections that decide no result: they may change from session to session."""
 
@@ -251,7 +254,7 @@ class CampaignConfig(Strict):
     search: SearchConfig = SearchConfig()
     budget: BudgetConfig = BudgetConfig()
     pool: PoolConfig = PoolConfig()
-    store: str = "sqlite:///runs/mmmo.db"
+    store: str = DEFAULT_STORE
 
     def identity(self) -> str:
         """Hash of all that decides the results: everything but budget, pool and store."""

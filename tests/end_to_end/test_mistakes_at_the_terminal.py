@@ -6,11 +6,12 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from terminals import Terminal
+from terminals import MMMO, TESTS, TIMEOUT_S, Terminal
 
 from mmmo.campaign import Campaign
 from mmmo.config import load
@@ -152,6 +153,23 @@ def test_wrong_stores(url: str, expected: str, world: Path, command_line: Comman
     line = command_line.complaint("launch", "campaign.yaml", "--store", url)
     assert expected in line
     assert "secret" not in line
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_went_away_is_no_mistake(tmp_path: Path, unbuffered: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [*MMMO, "status"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(TESTS.parent), "PYTHONUNBUFFERED": unbuffered},
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_the_store_of_the_environment(

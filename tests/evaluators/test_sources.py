@@ -106,6 +106,8 @@ def test_a_tied_head_is_dropped_and_checked(tmp_path: Path) -> None:
 def test_missing_folder(tmp_path: Path) -> None:
     assert refusal(tmp_path / "nowhere").endswith("no such folder")
     assert "no such folder" in refusal("no/such/model")
+    assert refusal("~no-such-user/model").endswith("no such folder")
+    assert "no such folder" in refusal("long" * 100)
 
 
 def test_a_file_is_no_folder(folder: Path) -> None:
