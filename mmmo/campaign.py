@@ -137,8 +137,9 @@ class Campaign:
             self._refill()
             if not self._running:
                 return
-            for result in self._pool.collect(_POLL_S):
-                self._take(result)
+            answers = self._pool.collect(_POLL_S)
+            for result in sorted(answers, key=lambda a: a.failure is not None):
+                self._take(result)  # scores first: a failure may end the session
 
     def _refill(self) -> None:
         """Keep every worker busy, first with what is open, then with new candidates.

@@ -101,12 +101,13 @@ def _on_failed(trial: Trial | None, event: Event) -> Trial:
     trial, p = _known(trial, event), event.payload
     failure = {"kind": p["kind"], "message": p["message"], "detail": p["detail"]}
     state: State = "failed" if p["final"] else "proposed"
+    own = int(p["kind"] != "loading_error")  # no trial pays for a worker that cannot load
     if (growth := trial.growth) is not None:
-        failures = growth.failures + 1
+        failures = growth.failures + own
         return replace(
             trial, growth=replace(growth, state=state, failure=failure, failures=failures)
         )
-    return replace(trial, state=state, failure=failure, failures=trial.failures + 1, at=event.at)
+    return replace(trial, state=state, failure=failure, failures=trial.failures + own, at=event.at)
 
 
 def _known(trial: Trial | None, event: Event) -> Trial:

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mmmo.history import History
 from mmmo.records import Trial
 
-Mark = tuple[int, str, int, float, str, int]
+Mark = tuple[int, str, int, float, str]
 """What a line was written about: it is written again when any of these changes."""
 
 
@@ -118,5 +118,5 @@ def _progress(history: History) -> tuple[float, float | None]:
 
 
 def _mark(trial: Trial) -> Mark:
-    growth = (trial.growth.state, trial.growth.failures) if trial.growth else ("", 0)
-    return trial.number, trial.state, trial.failures, trial.share, *growth
+    growth = trial.growth.state if trial.growth else ""
+    return trial.number, trial.state, trial.attempts, trial.share, growth

@@ -60,7 +60,7 @@ class Growth:
     Attributes:
         share: of the items, up to which the trial is to be scored.
         state: `failed` for good: the trial keeps the scores that it has and is never promoted.
-        failures: how often it failed.
+        failures: how often it failed, but for workers that could not load.
         failure: kind and message of the last time.
         confirms: whether it confirms the front at the end of a search.
     """
@@ -80,6 +80,7 @@ class Trial:
         number: counted from 0.
         x: the point of the unit cube that proposed it.
         attempts: how many times it was dispatched.
+        failures: how often it failed, but for workers that could not load.
         scores: benchmark → measurement on the search split.
         digest: of the merged tensors that were scored.
         failure: kind and message, if it failed.
@@ -226,7 +227,7 @@ def stored_score(score: Score) -> dict[str, Any]:
 def answered(trial: Trial) -> dict[str, Any]:
     """Payload of *completed* or *grown* for a recipe that another trial scored on as much."""
     return {
-        "scores": {k: m.__dict__ for k, m in trial.scores.items()},
+        "scores": {name: asdict(score) for name, score in trial.scores.items()},
         "measures": dict(trial.measures),
         "timings": {},
         "digest": trial.digest,

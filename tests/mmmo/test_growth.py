@@ -118,6 +118,18 @@ def test_a_failure_that_may_pass_is_tried_again_and_one_that_may_not_is_final(
     assert seen(written.history()).growing == (0,)
 
 
+def test_a_worker_that_cannot_load_is_no_failure_of_the_trial(written: Grower) -> None:
+    lost = {**Failure("loading_error", "no such folder").__dict__, "final": False}
+    written.propose(2, [0.5] * 6)
+    written.promote(0, 1.0)
+    for number in (0, 2):
+        written.record(number, "failed", lost)
+        now = written.history().trials[number]
+        assert (now.is_open, now.tried) == (True, 0)
+    assert now.failure is not None
+    assert now.failure["kind"] == "loading_error"
+
+
 def test_observations_know_shares_and_who_is_growing(written: Grower) -> None:
     written.propose(2, [0.5] * 6)
     written.fail(3, [0.3] * 6, "timeout", "too slow")

@@ -115,6 +115,9 @@ def test_progress_tells_of_growth(scribe: Open) -> None:
     failure = asdict(Failure("timeout", "too slow"))
     written.record(0, "failed", {**failure, "final": False})
     display(written.history())
+    written.record(0, "started", {})
+    written.record(0, "failed", {**asdict(Failure("loading_error", "gone")), "final": False})
+    display(written.history())
     written.record(0, "grown", payload)
     display(written.history())
     lines = [line.split("  hypervolume")[0] for line in said.getvalue().splitlines()]
@@ -122,5 +125,6 @@ def test_progress_tells_of_growth(scribe: Open) -> None:
         "trial   0  50% of the items  maths 0.5  code 1.5  sparsity 0.001",
         "trial   1  maths 0.5  code 1.5  sparsity 0.001",
         "trial   0  on more items, will be tried again: timeout: too slow",
+        "trial   0  on more items, will be tried again: loading_error: gone",
         "trial   0  maths 0.5  code 1.5  sparsity 0.001",
     ]
