@@ -120,16 +120,43 @@ class Campaign:
             )
             stack.enter_context(self._interrupts)
             self._loop()
-            if self._done():
-                self._record(None, "finished", self._account.summary())
-            else:
-                self._record(None, "paused", self._account.summary())
+            ending = "finished" if self._done() else "paused"
+            self._record(None, ending, self._account.summary())
         return self._history
 
     @property
     def interrupted(self) -> bool:
         """Whether Ctrl-C ended the loop."""
         return self._interrupts.count > 0
+
+    def _verify_facts(self) -> None:
+        """The same weights and the same items as when the campaign was created."""
+        now = self._facts or Preflight(self._config, thorough=False).facts
+        if not self._history.has_facts:  # killed between creation and its first event
+            self._store.append(self._lease, None, "created", now.document())
+        elif changes := list(self._history.facts.changes(now)):
+            raise Problems(changes, "put them back, or begin a campaign of another name")
+
+    def _begin_session(self) -> None:
+        """Record that it begins; a stop asked for while the sources were read is meant for it."""
+        asked = any(event.kind == "stop_requested" for event in self._history.update())
+        session = {
+            "budget": self._config.budget.model_dump(mode="json"),
+            "pool": self._config.pool.model_dump(mode="json"),
+        }
+        requests: list[NewEvent] = [(None, "stop_requested", {})] if asked else []
+        self._store.append_many(self._lease, [(None, "started_session", session), *requests])
+        self._changed()
+
+    def _open_pool(self) -> EvaluatorPool:
+        pool = self._config.pool
+        return open_pool(
+            pool.executor,
+            workbench(self._config),
+            workers=pool.workers,
+            trial_timeout_s=pool.trial_timeout_s,
+            log_folder=self._folder / "logs",
+        )
 
     def _loop(self) -> None:
         while True:
@@ -265,25 +292,20 @@ class Campaign:
             Fault: workers cannot open what they need; no trial is to pay for that.
         """
         self._running.discard(result.trial)
-        if result.failure is not None and result.failure.kind == "loading_error":
-            self._record(result.trial, "failed", {**asdict(result.failure), "final": False})
-            self._unloadable += 1
-            if self._unloadable > self._config.pool.retries:
-                raise Fault(
-                    f"workers cannot load: {result.failure.message}",
-                    f"the state is safe; when it is mended: mmmo resume {self._config.name}",
-                )
-            return
-        self._unloadable = 0
-        if result.failure is None:
-            payload = completed(result)
+        trial, failure = self._history.trials[result.trial], result.failure
+        unloadable = failure is not None and failure.kind == "loading_error"
+        self._unloadable = self._unloadable + 1 if unloadable else 0
+        if failure is None:
             self._account.work_s += sum(s for part, s in result.timings.items() if part != "load_s")
-            grown = self._history.trials[result.trial].growth is not None
-            self._record(result.trial, "grown" if grown else "completed", payload)
+            self._record(trial.number, "grown" if trial.growth else "completed", completed(result))
             return
-        tried = self._history.trials[result.trial].tried
-        again = RETRIED[result.failure.kind] and tried < self._config.pool.retries
-        self._record(result.trial, "failed", {**asdict(result.failure), "final": not again})
+        again = unloadable or (RETRIED[failure.kind] and trial.tried < self._config.pool.retries)
+        self._record(trial.number, "failed", {**asdict(failure), "final": not again})
+        if self._unloadable > self._config.pool.retries:
+            raise Fault(
+                f"workers cannot load: {failure.message}",
+                f"the state is safe; when it is mended: mmmo resume {self._config.name}",
+            )
 
     def _record(self, trial: int | None, kind: str, payload: dict[str, Any]) -> None:
         self._store.append(self._lease, trial, kind, payload)
@@ -292,35 +314,6 @@ class Campaign:
     def _changed(self) -> None:
         self._history.update()
         self._watch(self._history)
-
-    def _begin_session(self) -> None:
-        """Record that it begins; a stop asked for while the sources were read is meant for it."""
-        asked = any(event.kind == "stop_requested" for event in self._history.update())
-        session = {
-            "budget": self._config.budget.model_dump(mode="json"),
-            "pool": self._config.pool.model_dump(mode="json"),
-        }
-        requests: list[NewEvent] = [(None, "stop_requested", {})] if asked else []
-        self._store.append_many(self._lease, [(None, "started_session", session), *requests])
-        self._changed()
-
-    def _verify_facts(self) -> None:
-        """The same weights and the same items as when the campaign was created."""
-        now = self._facts or Preflight(self._config, thorough=False).facts
-        if not self._history.has_facts:  # killed between creation and its first event
-            self._store.append(self._lease, None, "created", now.document())
-        elif changes := list(self._history.facts.changes(now)):
-            raise Problems(changes, "put them back, or begin a campaign of another name")
-
-    def _open_pool(self) -> EvaluatorPool:
-        pool = self._config.pool
-        return open_pool(
-            pool.executor,
-            workbench(self._config),
-            workers=pool.workers,
-            trial_timeout_s=pool.trial_timeout_s,
-            log_folder=self._folder / "logs",
-        )
 
 
 def _promotions(chosen: Iterable[PromotedTrial], confirms: bool = False) -> Iterator[NewEvent]:
