@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from evaluators.pool import EvaluatorPool, open_pool
 from evaluators.worker import RETRIED, EvaluationJob, EvaluationResult
 from mmmo.config import CampaignConfig
-from mmmo.errors import Fault, Problems
+from mmmo.errors import Fault, Problems, UserError
 from mmmo.history import History
 from mmmo.interrupts import Interrupts
 from mmmo.leases import Lease
@@ -101,6 +101,7 @@ class Campaign:
         Raises:
             AlreadyRunning: another process has the lease.
             Problems: sources or items are no longer what they were.
+            UserError: no folder for logs can be made, or no worker can be started.
             KeyboardInterrupt: pressed a second time; running trials are abandoned and will be
                 done again on resume.
         """
@@ -150,13 +151,16 @@ class Campaign:
 
     def _open_pool(self) -> EvaluatorPool:
         pool = self._config.pool
-        return open_pool(
-            pool.executor,
-            workbench(self._config),
-            workers=pool.workers,
-            trial_timeout_s=pool.trial_timeout_s,
-            log_folder=self._folder / "logs",
-        )
+        try:
+            return open_pool(
+                pool.executor,
+                workbench(self._config),
+                workers=pool.workers,
+                trial_timeout_s=pool.trial_timeout_s,
+                log_folder=self._folder / "logs",
+            )
+        except OSError as error:  # no folder for their logs, or no more processes
+            raise UserError(f"workers cannot start: {error}") from None
 
     def _loop(self) -> None:
         while True:

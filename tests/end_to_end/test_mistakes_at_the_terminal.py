@@ -155,6 +155,17 @@ def test_wrong_stores(url: str, expected: str, world: Path, command_line: Comman
     assert "secret" not in line
 
 
+def test_no_folder_for_logs(world: Path, command_line: CommandLine) -> None:
+    file = Path("campaign.yaml")
+    file.write_text(file.read_text().replace("executor: inline", "executor: process"))
+    Path("runs").write_text("is no folder")
+    store = f"sqlite:///{world}/x.db"
+    code, _, err = command_line.run("launch", "campaign.yaml", "--store", store)
+    assert code == 2
+    expected = "mmmo: workers cannot start: [Errno 20] Not a directory: 'runs/example/logs'"
+    assert err.splitlines()[-1] == expected
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_that_went_away_is_no_mistake(tmp_path: Path, unbuffered: str) -> None:
     reader, writer = os.pipe()
