@@ -274,7 +274,7 @@ def violations(
     for k, least in enumerate(floors(constraints, len(surrogate.choices))):
         if least.isfinite():
             link = surrogate.links[k]
-            bound = least if link is None else link.forward(least.clamp(*link.ends))
+            bound = least if link is None else link.forward(least)
             found.append(violation(k, bound))
     return found
 

@@ -14,8 +14,12 @@ from torch import Tensor
 RELATIVE_SPREAD = 1e-9
 """A column whose standard deviation is below this share of its magnitude is constant."""
 
+HEADROOM = 0.1
+"""The ends of a link lie so much beyond the accuracies that were measured, within [0, 1]. Merges move
+between chance and a ceiling that are nearer than 0 and 1, and flatten towards both."""
+
 SHRINKAGE = 1e-3
-"""An accuracy of 0 or 1 has the logit of this far inside: finite."""
+"""An accuracy at an end of its link has the logit of this share inside: finite."""
 
 NODES = 20
 """Points of the Gauss–Hermite rule for a mean through a link."""
@@ -64,43 +68,44 @@ class OutcomeScale:
 class Link:
     """A standardised accuracy z as an increasing function of u, which is a Gaussian process.
 
-    u = standardised logit(ε + (1 − 2ε) y), y = raw(z), ε = `SHRINKAGE`.
+    u = standardised logit(p), p = (raw(z) - low) / (high - low).
 
     Attributes:
+        low: the accuracy that u = -inf stands for.
+        high: that of u = inf.
         outcome: scale of the accuracy, scalars.
-        logit: scale of its logit, scalars.
+        logit: scale of the logit, scalars.
     """
 
+    low: float
+    high: float
     outcome: OutcomeScale
     logit: OutcomeScale
 
     @classmethod
     def of(cls, y: Tensor, outcome: OutcomeScale) -> Link:
         """The link of `n` raw accuracies in [0, 1] whose scale is `outcome`."""
-        return cls(outcome, OutcomeScale.of(_inside(y).logit()))
-
-    @property
-    def ends(self) -> Tensor:
-        """The accuracies 0 and 1, standardised, `2`."""
-        return self.outcome.standardise(torch.arange(2).to(self.outcome.shift))
+        low = max(0.0, float(y.amin()) - HEADROOM)
+        high = min(1.0, float(y.amax()) + HEADROOM)
+        return cls(low, high, outcome, OutcomeScale.of(_share(y, low, high).logit()))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Standardised accuracies → u, elementwise.
-
-        Defined a little beyond [0, 1], not everywhere: for values that were measured.
-        """
-        return self.logit.standardise(_inside(self.outcome.raw(z)).logit())
+        """Standardised accuracies → u, elementwise; beyond the ends as at the ends."""
+        return self.logit.standardise(self._share(z).logit())
 
     def inverse(self, u: Tensor) -> Tensor:
         """Standardised accuracies of any u, elementwise."""
-        inside = self.logit.raw(u).sigmoid()
-        return self.outcome.standardise((inside - SHRINKAGE) / (1 - 2 * SHRINKAGE))
+        share = self.logit.raw(u).sigmoid()
+        return self.outcome.standardise(self.low + (self.high - self.low) * share)
 
     def slope(self, z: Tensor) -> Tensor:
         """du/dz at standardised accuracies: turns a standard error of z into one of u."""
-        p = _inside(self.outcome.raw(z))
-        inner = (1 - 2 * SHRINKAGE) * self.outcome.scale / self.logit.scale
+        p = self._share(z)
+        inner = self.outcome.scale / self.logit.scale / (self.high - self.low)
         return inner / (p * (1 - p))
+
+    def _share(self, z: Tensor) -> Tensor:
+        return _share(self.outcome.raw(z), self.low, self.high)
 
     def moments(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of z where u is normal, elementwise, by a Gauss–Hermite rule."""
@@ -113,5 +118,6 @@ class Link:
         return centre, (z - centre.unsqueeze(-1)).square() @ weights
 
 
-def _inside(y: Tensor) -> Tensor:
-    return SHRINKAGE + (1 - 2 * SHRINKAGE) * y
+def _share(y: Tensor, low: float, high: float) -> Tensor:
+    """Where accuracies lie between two ends, kept inside."""
+    return ((y - low) / (high - low)).clamp(SHRINKAGE, 1 - SHRINKAGE)

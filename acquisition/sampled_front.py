@@ -22,7 +22,7 @@ from acquisition.surrogates import Surrogate
 
 SAMPLES = 16
 PRUNING_SAMPLES = 128
-MAX_BASELINE = 48
+MAX_BASELINE = 128
 """More points of the present front than this are not imagined: the least likely best are left."""
 
 KNOWN_DEVIATION = 1e-3

@@ -183,18 +183,26 @@ class TestKinds:
 
 
 class TestLink:
-    y = column(0.0, 0.2, 0.5, 0.9, 1.0)
+    y = column(0.3, 0.4, 0.5, 0.9)
     outcome = OutcomeScale(column(0.6)[0], column(0.3)[0])
     link = Link.of(y, outcome)
     z = outcome.standardise(y)
 
     def test_by_hand(self) -> None:
-        # 0.001 + 0.998 y
-        logits = [math.log(p / (1 - p)) for p in (0.001, 0.2006, 0.5, 0.8992, 0.999)]
+        # From 0.3 - 0.1 to 0.9 + 0.1.
+        logits = [math.log(p / (1 - p)) for p in (0.125, 0.25, 0.375, 0.875)]
         expected = (column(*logits) - column(*logits).mean()) / column(*logits).std()
         assert torch.allclose(self.link.forward(self.z), expected)
 
-    @given(z=st.floats(-2, 1.3))
+    def test_ends_are_accuracies_and_finite(self) -> None:
+        link = Link.of(column(0.05, 0.5, 1.0), self.outcome)
+        assert (link.low, link.high) == (0.0, 1.0)
+        ends = self.outcome.standardise(column(0.0, 1.0, 0.001, 0.999))
+        u = link.forward(ends)
+        assert torch.equal(u[:2], u[2:])
+        assert link.slope(ends).isfinite().all()
+
+    @given(z=st.floats(-1.3, 1.3))
     def test_round_trip_and_order(self, z: float) -> None:
         here, next_ = column(z), column(z + 1e-3)
         assert torch.allclose(self.link.inverse(self.link.forward(here)), here, atol=1e-9)
