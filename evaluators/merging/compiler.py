@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evaluators.cache import cache_root, published
-from evaluators.merging.codegen import Function, Signature, generate
+from evaluators.merging.codegen import Function, Signature, generate, generate_search
 
 _FLAGS = (
     "-std=c++17",
@@ -34,6 +34,7 @@ _FLAGS = (
     "-ffp-contract=off",  # a product is rounded before it is added, as torch does it
     "-fno-math-errno",
     "-fno-trapping-math",
+    "-fschedule-insns",  # what does not wait for another result goes first
     "-w",  # vectors wider than a register are passed in memory, which is inlined away
 )
 _VECTORS = Path(__file__).parent / "vectors.h"
@@ -84,6 +85,26 @@ class Kernel:
         return list(sums)
 
 
+class Finder:
+    """A compiled search among blocks of elements. Calls release the interpreter's lock."""
+
+    def __init__(self, library: Path) -> None:
+        self._function = ctypes.CDLL(str(library)).kernel
+        self._function.restype = ctypes.c_int64
+        self._function.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 2
+
+    def __call__(self, blocks: Sequence[Tensor], numbers: NDArray[np.float32], rank: int) -> int:
+        """Find the index behind the `rank`-th element (from 1) that is true.
+
+        Args:
+            blocks: what is read, `n` each, contiguous, of the signature's dtypes.
+            numbers: what the function is told.
+            rank: 1 to the number of elements that are true.
+        """
+        read = (ctypes.c_void_p * len(blocks))(*[b.data_ptr() for b in blocks])
+        return int(self._function(read, numbers.ctypes.data, rank, blocks[0].numel()))
+
+
 def build(function: Function, signature: Signature) -> Kernel:
     """Compile a function, or find it compiled in the cache.
 
@@ -92,7 +113,16 @@ def build(function: Function, signature: Signature) -> Kernel:
         CompilerError: it cannot be compiled here, or the cache cannot be written to.
         NoCompilerError: there is no compiler.
     """
-    source = generate(function, signature)
+    return Kernel(_library(generate(function, signature)), signature)
+
+
+def build_finder(function: Function, signature: Signature) -> Finder:
+    """Compile a search for what a function is true of; see `build`."""
+    return Finder(_library(generate_search(function, signature)))
+
+
+def _library(source: str) -> Path:
+    """Compile a source, or find it compiled in the cache."""
     parts = [source, _VECTORS.read_text(encoding="utf-8"), *_FLAGS, *_compiler(), _processor()]
     entry = Path("kernels", hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32])
 
@@ -102,7 +132,7 @@ def build(function: Function, signature: Signature) -> Kernel:
         _compile(folder)
 
     try:
-        return Kernel(published(entry, make) / "kernel.so", signature)
+        return published(entry, make) / "kernel.so"
     except OSError as error:
         reason = error.strerror or error  # without the kernel's name: the same of every kernel
         raise CompilerError(f"{cache_root()}: no kernels can be kept here: {reason}") from None

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -192,13 +193,12 @@ class MergeEngine:
         """Merge all tensors; `put` hands out the memory that a tensor is merged into."""
         started = time.perf_counter()
 
-        def one(name: str) -> _Merged:
-            return put(name, lambda out: self._merge_tensor(recipe, plan, name, out))
-
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             # One thread is no reason to leave this one: small models would wait for it.
             each = pool.map if torch.get_num_threads() > 1 else map
-            found = dict(zip(self.names, each(one, self.names), strict=True))
+            # All plans first: between passes over much memory, Python is slow.
+            steps = list(each(partial(self._plan_tensor, recipe, plan), self.names))
+            found = dict(zip(self.names, each(put, self.names, steps), strict=True))
         parameters = sum(m.parameters for m in found.values())
         moved = math.fsum(m.moved for m in found.values())
         return MergeReport(
@@ -209,16 +209,16 @@ class MergeEngine:
             seconds=time.perf_counter() - started,
         )
 
-    @torch.no_grad()  # which is per thread
-    def _merge_tensor(self, recipe: MergeRecipe, plan: _Plan, name: str, out: Tensor) -> _Merged:
-        """Merge one tensor into contiguous memory of its shape."""
+    def _plan_tensor(
+        self, recipe: MergeRecipe, plan: _Plan, name: str
+    ) -> Callable[[Tensor], _Merged]:
+        """Prepare the merge of one tensor into contiguous memory of its shape."""
         base = self.sources.base.tensor(name)
         if not base.is_floating_point():
-            out.copy_(base)
-            return _Merged(tensor_digest(name, out))
-        moved = self._tensor(recipe, name).run(plan.method, plan.settings[name], out)
-        broken = 0 if math.isfinite(moved) else int(out.numel() - torch.isfinite(out).sum())
-        return _Merged(tensor_digest(name, out), out.numel(), moved, broken)
+            return partial(_copied, name, base)
+        tensor, settings = self._tensor(recipe, name), plan.settings[name]
+        with torch.no_grad():  # which is per thread
+            return partial(_merged, name, tensor.plan(plan.method, settings, plan.dtype))
 
     def _plan(self, recipe: MergeRecipe) -> _Plan:
         method = checked_method(recipe)
@@ -248,3 +248,18 @@ class MergeEngine:
     def _spec(self, name: str, plan: _Plan) -> Spec:
         base = self.sources.base.tensor(name)
         return plan.dtype if base.is_floating_point() else base.dtype, base.shape
+
+
+@torch.no_grad()
+def _copied(name: str, base: Tensor, out: Tensor) -> _Merged:
+    """Take a tensor from the base."""
+    out.copy_(base)
+    return _Merged(tensor_digest(name, out))
+
+
+@torch.no_grad()
+def _merged(name: str, merge: Callable[[Tensor], float], out: Tensor) -> _Merged:
+    """Merge one tensor, and look at it."""
+    moved = merge(out)
+    broken = 0 if math.isfinite(moved) else int(out.numel() - torch.isfinite(out).sum())
+    return _Merged(tensor_digest(name, out), out.numel(), moved, broken)

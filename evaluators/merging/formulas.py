@@ -61,7 +61,11 @@ class Operands:
     @property
     def weighted(self) -> list[Tensor]:
         """K `... x n` weighted task vectors of the survivors: w_k · r_k · m_k · (θ_k − θ_0)."""
-        return [d * w for d, w in zip(self.deltas, self.weights, strict=True)]
+        parts = zip(self.models, self.keep, self.rescale, self.weights, strict=True)
+        # Dropped last: processors do that as they multiply.
+        return [
+            survive((model - self.base) * rescale * w, keep) for model, keep, rescale, w in parts
+        ]
 
 
 Formula = Callable[[Operands], Tensor]
@@ -112,18 +116,20 @@ def ties(x: Operands) -> Tensor:
         `... x n`
     """
     deltas = x.weighted
-    positive = total(deltas) >= 0
+    elected = total(deltas)
+    side = torch.copysign(torch.ones_like(elected), elected)
     # Turned so that the elected sign is plus: one comparison tells who agrees.
-    turned = [torch.where(positive, delta, -delta) for delta in deltas]
+    turned = [delta * side for delta in deltas]
     agree = [delta > 0 for delta in turned]
     size = total([torch.where(a, d, 0.0) for a, d in zip(agree, turned, strict=True)])
     if x.options["normalize"]:
-        kept = zip(agree, x.weights, x.keep, strict=True)
-        # Who agrees has survived; half survivors of the probe count half.
-        shares = [(a, w if k.dtype == torch.bool else w * k) for a, w, k in kept]
-        weight = total([torch.where(a, share, 0.0) for a, share in shares])
+        weight = torch.zeros_like(size)
+        for a, w, keep in zip(agree, x.weights, x.keep, strict=True):
+            # Who agrees has survived; half survivors of the probe count half.
+            share = w if keep.dtype == torch.bool else w * keep
+            weight = torch.where(a, weight + share, weight)
         size = size / torch.where(weight == 0, 1.0, weight)
-    return moved(x, torch.where(positive, size, -size))
+    return moved(x, size * side)
 
 
 def combination(x: Operands) -> Tensor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -21,11 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evaluators.merging.codegen import Signature
-from evaluators.merging.loops import Loop, loop
+from evaluators.merging.loops import Loop, Search, loop, search
 
 _BINS = 1 << 15
 _BLOCK = 1 << 18
-_SMALL_BLOCK = 1 << 14
 _NARROW = {torch.bfloat16, torch.float16}
 
 
@@ -59,6 +58,18 @@ class Cut:
     low: float
     high: float
     end: int
+
+    @cached_property
+    def above(self) -> float:
+        """The next float32 above `high`."""
+        return float(np.nextafter(np.float32(self.high), np.float32(np.inf)))
+
+    @cached_property
+    def below(self) -> float:
+        """The next float32 below `low`, an infinite one excepted."""
+        if math.isinf(self.low):
+            return self.low
+        return float(np.nextafter(np.float32(self.low), np.float32(-1)))
 
 
 Ties = Literal["first", "all", "none"]
@@ -135,8 +146,9 @@ def largest(  # noqa: PLR0913
         chosen = int(np.searchsorted(until, wanted))
         around = _parts(base.numel())[chosen]
         wanted -= int(until[chosen - 1]) if chosen else 0
-        tied = int(known.parts[chosen, place])
-    return Cut(low, high, _end((base, model), around, (low, high), (wanted, tied), compiled))
+    find = finder(base.dtype, model.dtype, compiled=compiled)
+    told = np.array((low, high), dtype=np.float32)
+    return Cut(low, high, around.start + find((base[around], model[around]), told, wanted))
 
 
 @dataclass(frozen=True)
@@ -153,12 +165,17 @@ class _Encoder:
         return [(size.view(torch.int32) >> 16).to(torch.int16)]
 
 
+@lru_cache(maxsize=_BINS)
 def _interval(code: int, kind: torch.dtype) -> tuple[float, float]:
     """Find the float32 magnitudes that round to a 16-bit one: half way to its neighbours, where a
     tie goes to the even code. Of a NaN they are NaN.
     """
-    codes = torch.tensor([max(code - 1, 0), code, min(code + 1, _BINS - 1)], dtype=torch.int16)
-    below, value, above = codes.view(kind).to(torch.float64).tolist()
+    codes = np.array([max(code - 1, 0), code, min(code + 1, _BINS - 1)], dtype=np.uint16)
+    values = codes.view(np.float16)
+    if kind == torch.bfloat16:
+        values = (codes.astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(invalid="ignore"):  # of a NaN
+        below, value, above = values.astype(np.float64).tolist()
     if math.isinf(value) or math.isinf(above):  # reached half way to the next power of two
         limit = 2.0 ** math.ceil(math.log2(torch.finfo(kind).max))
         value, above = min(value, limit), limit if math.isinf(above) else math.inf
@@ -199,9 +216,9 @@ def adder(base: torch.dtype, model: torch.dtype, *, compiled: bool) -> Loop:
     return loop(_magnitudes, Signature((base, model), 0, (None,)), compiled)
 
 
-def counter(base: torch.dtype, model: torch.dtype, *, compiled: bool) -> Loop:
-    """Open what counts magnitudes that tie at a threshold."""
-    return loop(_within, Signature((base, model), 2, (None,)), compiled)
+def finder(base: torch.dtype, model: torch.dtype, *, compiled: bool) -> Search:
+    """Open what finds the last of the magnitudes that tie at a threshold and survive."""
+    return search(_within, Signature((base, model), 2, (torch.bool,)), compiled)
 
 
 def _magnitudes(blocks: Sequence[Tensor], _: object, __: object) -> list[Tensor]:
@@ -215,46 +232,7 @@ def _parts(n: int) -> list[slice]:
     return [slice(n * k // count, n * (k + 1) // count) for k in range(count)]
 
 
-def _end(
-    tensors: tuple[Tensor, Tensor],
-    block: slice,
-    bounds: tuple[float, float],
-    ranks: tuple[int, int],
-    compiled: bool,
-) -> int:
-    """Find the index behind the first elements within the bounds.
-
-    Blocks are counted from the nearer end.
-
-    Args:
-        tensors: base and model, `n` each.
-        block: where to look.
-        bounds: of the magnitudes that tie, included.
-        ranks: how many of them in the block are wanted, and how many there are.
-        compiled: whether to count with a compiled kernel.
-    """
-    (base, model), (wanted, tied) = tensors, ranks
-    count = counter(base.dtype, model.dtype, compiled=compiled)
-    told = np.array(bounds, dtype=np.float32)
-    # From the nearer end: all but the last `left`, or the first `left`.
-    backwards = wanted > tied / 2
-    left = tied - wanted if backwards else wanted
-    for size in (_BLOCK, _SMALL_BLOCK):
-        starts = range(block.start, block.stop, size)
-        for start in reversed(starts) if backwards else starts:
-            part = slice(start, min(start + size, block.stop))
-            here = int(count((base[part], model[part]), told, (None,))[0])
-            if here > left or (here == left and not backwards):
-                block = part
-                break
-            left -= here
-    inside = _within([base[block], model[block]], torch.from_numpy(told)[:, None].unbind(), None)
-    places = inside[0].nonzero().flatten()
-    first: int = block.start
-    return first + int(places[-left - 1 if backwards else left - 1]) + 1
-
-
 def _within(blocks: Sequence[Tensor], bounds: Sequence[Tensor], _: object) -> list[Tensor]:
     base, model = (block.to(torch.float32) for block in blocks)
     size = (model - base).abs()
-    return [((size >= bounds[0]) & (size <= bounds[1])).to(torch.float32)]
+    return [(size >= bounds[0]) & (size <= bounds[1])]

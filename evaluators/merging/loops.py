@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evaluators.merging.codegen import Function, Signature, UnsupportedError
-from evaluators.merging.compiler import CompilerError, NoCompilerError, build
+from evaluators.merging.codegen import Drawing, Function, Signature
+from evaluators.merging.compiler import CompilerError, NoCompilerError, build, build_finder
+from evaluators.merging.operations import UnsupportedError
+
+T = TypeVar("T")
 
 _CACHED = 1 << 15
 """Elements that torch works on at a time: operands of a few models stay in the nearest cache."""
@@ -35,6 +38,33 @@ class Loop(Protocol):
     ) -> list[float]:
         """Run over contiguous blocks of n elements each; see `compiler.Kernel`."""
         ...
+
+
+class Search(Protocol):
+    """A search among blocks of n elements; see `compiler.Finder`."""
+
+    def __call__(self, blocks: Sequence[Tensor], numbers: NDArray[np.float32], rank: int) -> int:
+        """Find the index behind the `rank`-th element that is true; see `compiler.Finder`."""
+        ...
+
+
+class Searched:
+    """A search by torch."""
+
+    def __init__(self, function: Function) -> None:
+        self._function = function
+
+    def __call__(self, blocks: Sequence[Tensor], numbers: NDArray[np.float32], rank: int) -> int:
+        """Find the index behind the `rank`-th element that is true."""
+        told = torch.from_numpy(numbers)[:, None].unbind()
+        for start in range(0, blocks[0].numel(), _CACHED):
+            part = [block[start : start + _CACHED] for block in blocks]
+            (true,) = self._function(part, told, torch.arange(start, start + len(part[0])))
+            places = true.nonzero().flatten()
+            if len(places) >= rank:
+                return start + int(places[rank - 1]) + 1
+            rank -= len(places)
+        return -1
 
 
 class Interpreted:
@@ -56,14 +86,23 @@ class Interpreted:
         sums = [0.0] * len(outputs)
         for first in range(0, n, _CACHED):
             part = slice(first, min(first + _CACHED, n))
-            index = torch.arange(start + part.start, start + part.stop)
-            results = self._function([block[part] for block in blocks], told, index)
+            begin, end = start + part.start, start + part.stop
+            read = [*(block[part] for block in blocks), *self._drawn(numbers, begin, end)]
+            results = self._function(read, told, torch.arange(begin, end))
             for k, (result, output) in enumerate(zip(results, outputs, strict=True)):
                 if output is None:
                     sums[k] += float(result.sum(dtype=torch.float64))
                 else:
                     output[part] = result
         return sums
+
+    def _drawn(self, numbers: NDArray[np.float32], start: int, stop: int) -> list[Tensor]:
+        """Make the blocks of random words."""
+        keys, drawing = self._signature.keys, self._signature.drawing
+        if drawing is None:
+            return []
+        told = [numbers[first : first + drawing.key] for first in keys]
+        return [drawn(drawing, key, start, stop, compiled=False) for key in told]
 
 
 _OPENING = threading.Lock()
@@ -82,14 +121,45 @@ def loop(function: Function, signature: Signature, compiled: bool) -> Loop:
         return _opened(function, signature, compiled)
 
 
+def search(function: Function, signature: Signature, compiled: bool) -> Search:
+    """Open a search for what a function is true of, once per process; see `loop`."""
+    with _OPENING:
+        return _opened_search(function, signature, compiled)
+
+
+def drawn(
+    drawing: Drawing, key: NDArray[np.float32], start: int, stop: int, *, compiled: bool
+) -> Tensor:
+    """Make the random words of the elements from `start` to `stop`: int16."""
+    first, last = start // drawing.chunk, -(-stop // drawing.chunk)
+    run = drawing.chunk // drawing.runs
+    made = torch.empty(drawing.runs, (last - first) * run, dtype=torch.int16)
+    loop(drawing.function, drawing.signature, compiled)((), key, made.unbind(), first * run)
+    chunks = made.view(drawing.runs, last - first, run).transpose(0, 1).flatten()
+    return chunks[start - first * drawing.chunk : stop - first * drawing.chunk]
+
+
 @cache
 def _opened(function: Function, signature: Signature, compiled: bool) -> Loop:
-    if compiled:
-        try:
-            return build(function, signature)
-        except NoCompilerError:
-            pass
-        except (UnsupportedError, CompilerError) as error:
-            # From one place whoever asks, so that Python shows one reason once.
-            warnings.warn(f"no compiled kernel, merging is slow: {error}", stacklevel=1)
-    return Interpreted(function, signature)
+    found = _built(build, function, signature) if compiled else None
+    return found or Interpreted(function, signature)
+
+
+@cache
+def _opened_search(function: Function, signature: Signature, compiled: bool) -> Search:
+    found = _built(build_finder, function, signature) if compiled else None
+    return found or Searched(function)
+
+
+def _built(
+    build: Callable[[Function, Signature], T], function: Function, signature: Signature
+) -> T | None:
+    """Compile what can be compiled."""
+    try:
+        return build(function, signature)
+    except NoCompilerError:
+        pass
+    except (UnsupportedError, CompilerError) as error:
+        # From one place whoever asks, so that Python shows one reason once.
+        warnings.warn(f"no compiled kernel, merging is slow: {error}", stacklevel=1)
+    return None

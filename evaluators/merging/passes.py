@@ -7,11 +7,10 @@ array. So another recipe of the same operator, or another layer's values, needs 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pkgutil import resolve_name
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,10 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evaluators.merging.codegen import Signature
-from evaluators.merging.formulas import Operands, survive, total
-from evaluators.merging.masks import unit
+from evaluators.merging.formulas import Operands, survive
+from evaluators.merging.masks import DRAWING, KEY, place, tilted
 from evaluators.merging.methods import Method, Trim
-from evaluators.merging.tables import RANK_STEPS
 
 _TRIMMING = {"density", "gamma"}
 """Parameters that decide which entries survive, and that no formula reads."""
@@ -41,7 +39,7 @@ class Pass:
         merge: numbers that the merge has once in the formula.
         options: choices that the formula reads.
         mixed: whether it reads coefficients.
-        trim: how entries are trimmed, None if all survive; "marked" if a block of marks says which.
+        trim: how entries are trimmed, None if all survive.
         outliers: whether the largest entries are trimmed, too.
         rescaled: whether survivors are rescaled.
         sources: dtypes of base and models.
@@ -53,7 +51,7 @@ class Pass:
     merge: tuple[str, ...]
     options: tuple[tuple[str, bool | str], ...]
     mixed: bool
-    trim: Trim | Literal["marked"] | None
+    trim: Trim | None
     outliers: bool
     rescaled: bool
     sources: tuple[torch.dtype, ...]
@@ -90,11 +88,6 @@ class Pass:
         """Whether it reads random numbers."""
         return self.trim in ("random", "ranked")
 
-    @property
-    def marked(self) -> Pass:
-        """The same, its survivors read from what `Survivors` marked."""
-        return replace(self, trim="marked")
-
     @cached_property
     def fields(self) -> dict[str, tuple[int, int]]:
         """Which numbers stand where in the array: name → first, one past the last."""
@@ -106,8 +99,9 @@ class Pass:
             "rescale": K if self.rescaled else 0,
             "low": K if self.trim == "magnitude" else 0,
             "high": K if self.outliers else 0,
-            "density": K if self.random else 0,
-            "half_width": K if self.trim == "ranked" else 0,
+            "key": KEY * K if self.random else 0,
+            "below": K if self.random else 0,
+            "slope": K if self.trim == "ranked" else 0,
         }
         ends = list(accumulate(counts.values()))
         return {k: (end - counts[k], end) for k, end in zip(counts, ends, strict=True)}
@@ -124,13 +118,13 @@ class Pass:
     def signature(self, *outputs: torch.dtype | None) -> Signature:
         """What a loop of this pass reads; an output without a dtype is a sum."""
         K = len(self.sources) - 1
-        words = (torch.int16,) * K if self.random else ()
-        marks = (torch.uint8,) if self.trim == "marked" else ()
         ranks = (torch.uint8,) * K if self.trim == "ranked" else ()
         return Signature(
-            blocks=(*self.sources, *words, *ranks, *marks),
+            blocks=(*self.sources, *ranks),
             numbers=next(reversed(self.fields.values()))[1],
             outputs=outputs,
+            drawing=DRAWING if self.random else None,
+            keys=tuple(range(*self.fields["key"], KEY)),
         )
 
     def operands(self, blocks: Sequence[Tensor], numbers: Sequence[Tensor]) -> Operands:
@@ -142,11 +136,12 @@ class Pass:
         keep = one
         if self.trim == "magnitude":
             keep = [self._within((m - base).abs(), told, k) for k, m in enumerate(models)]
-        elif self.trim == "marked":
-            marks = blocks[-1].to(torch.int32)
-            keep = [(marks & (1 << k)) != 0 for k in range(K)]
         elif self.random:
-            keep = [self._drawn(blocks[K + 1 :], told, k) for k in range(K)]
+            places = [place(words) for words in blocks[-K:]]
+            if self.trim == "ranked":
+                ranked = zip(places, blocks[K + 1 : -K], told["slope"], strict=True)
+                places = [tilted(*one) for one in ranked]
+            keep = [p < below for p, below in zip(places, told["below"], strict=True)]
         return Operands(
             base=base,
             models=models,
@@ -162,17 +157,6 @@ class Pass:
         """Whether magnitudes lie where entries survive."""
         kept = size >= told["low"][k]
         return kept & (size <= told["high"][k]) if self.outliers else kept
-
-    def _drawn(
-        self, blocks: Sequence[Tensor], told: Mapping[str, Sequence[Tensor]], k: int
-    ) -> Tensor:
-        """Whether random numbers are below the probability to survive."""
-        chance = told["density"][k]
-        if self.trim == "ranked":
-            rank = blocks[len(self.sources) - 1 + k].to(torch.float32)
-            tilt = rank * (2.0 / RANK_STEPS) - 1.0
-            chance = chance + tilt * told["half_width"][k]
-        return unit(blocks[k]) < chance
 
 
 @dataclass(frozen=True)
@@ -196,35 +180,21 @@ class Merge:
         return self.of.signature(self.of.stored, None)
 
 
-MARKS = 8
-"""Experts whose survivors can be marked: one bit each of a byte."""
-
-
 @dataclass(frozen=True)
 class Survivors:
-    """How much of every task vector survives trimming; if it is random, also what survives."""
+    """How much of every task vector survives trimming."""
 
     of: Pass
 
     def __call__(
         self, blocks: Sequence[Tensor], numbers: Sequence[Tensor], _: Tensor
     ) -> list[Tensor]:
-        """Measure; returns |τ_k| of the survivors for every k, then their marks."""
+        """Measure; returns |τ_k| of the survivors for every k."""
         x = self.of.operands(blocks, numbers)
         models = zip(x.models, x.keep, strict=True)
-        sizes = [survive((model - x.base).abs(), keep) for model, keep in models]
-        if not self.marks:
-            return sizes
-        bits = total([keep.to(torch.int32) * (1 << k) for k, keep in enumerate(x.keep)])
-        return [*sizes, bits.to(torch.uint8)]
-
-    @property
-    def marks(self) -> bool:
-        """Whether it marks the survivors: to draw numbers again would cost more than a byte."""
-        return self.of.random and len(self.of.sources) - 1 <= MARKS
+        return [survive((model - x.base).abs(), keep) for model, keep in models]
 
     @property
     def signature(self) -> Signature:
-        """What its loop reads, sums up and writes."""
-        sums = [None] * (len(self.of.sources) - 1)
-        return self.of.signature(*sums, *([torch.uint8] if self.marks else []))
+        """What its loop reads and sums up."""
+        return self.of.signature(*[None] * (len(self.of.sources) - 1))

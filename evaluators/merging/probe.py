@@ -16,10 +16,11 @@ from torch import Tensor
 from evaluators.merging.blocks import Blocks
 from evaluators.merging.formulas import Operands
 from evaluators.merging.levels import ranked_as
+from evaluators.merging.masks import LEVELS, RANK_STEPS
 from evaluators.merging.methods import METHODS, Method
 from evaluators.merging.sample import draw, take_all
 from evaluators.merging.spherical import Dials
-from evaluators.merging.tables import RANK_STEPS, Tables
+from evaluators.merging.tables import Tables
 from evaluators.merging.thresholds import TINY_NORM
 from evaluators.sources import Checkpoint, Sources
 
@@ -113,6 +114,8 @@ class DeltaProbe:
         experts, merge = self._numbers(method, values)
         if method.trim is not None and "density" in values:
             numbers = {name: torch.stack(list(own), -2) for name, own in experts.items()}
+            if method.trim != "magnitude" and self._smoothing == 0:
+                numbers |= {n: levelled(numbers[n]) for n in {"density", "epsilon"} & set(numbers)}
             kept = self._kept(method, numbers)
             keep = kept.unbind(-2)
             rescale = self._rescale(str(options["rescale"]), kept, numbers["density"]).unbind(-2)
@@ -243,6 +246,11 @@ class DeltaProbe:
     def _grams(self) -> Tensor:
         """`S x (K+1) x (K+1)` inner products of the tensors that hold the coordinates."""
         return torch.stack([self._tables.gram(n) for n in self._names])[self._sample.tensor]
+
+
+def levelled(share: Tensor) -> Tensor:
+    """Round as `masks.Window` does."""
+    return (share * LEVELS).round().maximum((share > 0).to(share.dtype)) / LEVELS
 
 
 def smooth_step(density: Tensor, position: Tensor, width: float) -> Tensor:

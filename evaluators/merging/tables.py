@@ -10,10 +10,13 @@ import hashlib
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -21,12 +24,11 @@ from torch import Tensor
 from evaluators.cache import cache_root, published
 from evaluators.folders import Checkpoint
 from evaluators.merging.levels import Levels, levels, mass
+from evaluators.merging.masks import RANK_STEPS, key_of
 from evaluators.merging.methods import Method
 from evaluators.merging.spherical import gram
+from evaluators.merging.survivors import survivors
 from evaluators.sources import Say, Sources
-
-RANK_STEPS = 254
-"""Ranks within a row are kept in a byte, 0 to 254; the middle of a row is exactly 127."""
 
 _FORMAT = 1
 """Part of every entry's name: a number per way of computing and storing tables."""
@@ -57,6 +59,7 @@ class Tables:
         self._levels: dict[tuple[str, str], Levels] = {}
         self._making = threading.Lock()
         self._masses: dict[tuple[str, str], float] = {}
+        self._survivors: dict[tuple[str, str, bool], _Survivors] = {}
 
     def levels(self, expert: str, tensor: str) -> Levels:
         """Look up the levels of an expert's delta."""
@@ -79,10 +82,31 @@ class Tables:
         """Look up the sum of magnitudes of an expert's delta; infinite or NaN if a weight is."""
         key = (expert, tensor)
         if key not in self._masses:
-            base, model = self._sources.base, self._sources.experts[expert]
-            pair = [checkpoint.tensor(tensor).flatten() for checkpoint in (base, model)]
-            self._masses[key] = mass(*pair, compiled=self._compiled)
+            self._masses[key] = mass(*self._pair(expert, tensor), compiled=self._compiled)
         return self._masses[key]
+
+    def survivors(self, seed: int, expert: str, tensor: str, half: int) -> NDArray[np.float64]:
+        """Look up how much of an expert's delta survives random trimming (see `survivors`).
+
+        Of every tensor the last one without ranks and the last one with are kept, in memory: a
+        campaign has one seed, and rarely another window.
+
+        Args:
+            seed: of the masks.
+            expert: whose.
+            tensor: its name.
+            half: of the window (see `masks.Window`).
+        """
+        place = (expert, tensor, half > 0)
+        known = self._survivors.get(place)
+        if known is not None and (known.seed, known.half) == (seed, half):
+            return known.sums
+        ranks = self.ranks(expert, tensor) if half else None
+        key = key_of(seed, expert, tensor)
+        pair = self._pair(expert, tensor)
+        found = survivors(*pair, key, ranks, half, compiled=self._compiled)
+        self._survivors[place] = _Survivors(seed, half, found)
+        return found
 
     def gram(self, tensor: str) -> Tensor:
         """Look up inner products of base and task vectors.
@@ -156,10 +180,24 @@ class Tables:
             f"{name}.parts": torch.from_numpy(found.parts),
         }
 
+    def _pair(self, expert: str, tensor: str) -> tuple[Tensor, Tensor]:
+        """A tensor of the base and of an expert, `n` each."""
+        base, model = self._sources.base, self._sources.experts[expert]
+        return base.tensor(tensor).flatten(), model.tensor(tensor).flatten()
+
     @cached_property
     def _names(self) -> list[str]:
         base = self._sources.base
         return [name for name in base.names if base.tensor(name).is_floating_point()]
+
+
+@dataclass(frozen=True)
+class _Survivors:
+    """A table of `survivors`, and what it was made for."""
+
+    seed: int
+    half: int
+    sums: NDArray[np.float64]
 
 
 def row_ranks(delta: Tensor) -> Tensor:

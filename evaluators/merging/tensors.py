@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pkgutil import resolve_name
 
@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from evaluators.merging.formulas import Operands, total
-from evaluators.merging.levels import adder, counter
+from evaluators.merging.levels import adder, finder
 from evaluators.merging.loops import loop
-from evaluators.merging.masks import CHUNK, Numbers
+from evaluators.merging.masks import Window, key_of
 from evaluators.merging.methods import Method
 from evaluators.merging.passes import Merge, Pass, Survivors
 from evaluators.merging.settings import Settings
 from evaluators.merging.spherical import along, grams
 from evaluators.merging.sums import absolute_sum
+from evaluators.merging.survivors import binner
 from evaluators.merging.tables import Tables
 from evaluators.merging.thresholds import (
     Band,
@@ -35,8 +36,8 @@ from evaluators.merging.thresholds import (
 from evaluators.recipe import MergeRecipe
 from evaluators.sources import Sources
 
-_BLOCK = 1 << 20
-"""Elements per call of a loop: enough that calls cost next to nothing."""
+_ROWS = 1 << 18
+"""Elements of rows that are combined at a time, about."""
 
 
 class TensorMerge:
@@ -49,48 +50,55 @@ class TensorMerge:
         self._experts, self._seed, self._compiled = tuple(recipe.experts), recipe.seed, compiled
         self._base = sources.base.tensor(name)
         self._models = [sources.experts[expert].tensor(name) for expert in self._experts]
-        self._marks = torch.empty(0, dtype=torch.uint8)
         self._flat = [t.contiguous().flatten() for t in (self._base, *self._models)]
 
-    def run(self, method: Method, settings: Settings, out: Tensor) -> float:
-        """Merge into `out`, contiguous and of the tensor's shape.
+    def plan(
+        self, method: Method, settings: Settings, stored: torch.dtype
+    ) -> Callable[[Tensor], float]:
+        """Find out all that merging must know of the tensor.
 
         Returns:
-            the sum of |merged − base|; not finite if a merged value is not.
+            What merges into memory of that type, contiguous and of the tensor's shape, and returns
+            the sum of |merged − base|; that is not finite if a merged value is not.
         """
         if method.whole:
-            return self._run_whole(method, settings, out)
+            return partial(self._run_whole, method, settings)
         if method.mix is not None and (dim := along(settings.options)) is not None:
-            return self._run_rows(method, settings, out, dim)
-        does, parts = self._prepare(method, settings, out.dtype)
-        if does.trim is not None:
-            kind, densities = str(settings.options["rescale"]), settings.experts["density"]
-            does, parts = self._rescale(kind, densities, does, parts)
+            return partial(self._run_rows, method, settings, dim)
+        does, parts = self._prepare(method, settings, stored)
         merge = Merge(does)
         run = loop(merge, merge.signature, self._compiled)
-        flat, moved = out.view(-1), []
-        for part in parts:
-            numbers = does.pack(part.numbers)
-            for block, blocks in self._blocks(does, part):
-                moved += run(blocks, numbers, (flat[block], None), block.start)
-        return math.fsum(moved)
+        read = [*self._flat, *self._ranks(does)]
+        blocks = [slice(part.start, part.stop) for part in parts]
+        calls = [
+            ([t[block] for t in read], does.pack(part.numbers), block)
+            for part, block in zip(parts, blocks, strict=True)
+        ]
+
+        def merged(out: Tensor) -> float:
+            flat = out.view(-1)
+            runs = [run(have, told, (flat[at], None), at.start) for have, told, at in calls]
+            return math.fsum(total for sums in runs for total in sums)
+
+        return merged
 
     def open_loops(self, method: Method, settings: Settings, stored: torch.dtype) -> None:
-        """Compile what `run` will use, whether anything is trimmed or not."""
-        dtypes = [tensor.dtype for tensor in self._flat]
+        """Compile what merging will use, whether anything is trimmed or not."""
+        dtypes, compiled = [tensor.dtype for tensor in self._flat], self._compiled
         for trimmed in {False, method.trim is not None}:
             does = Pass.of(method, settings.options, trimmed, dtypes, stored)
-            if does.random:
-                Numbers(self._seed, "", self._name, compiled=self._compiled)
-            for dtype in dtypes[1:] if does.trim == "magnitude" else ():
-                counter(dtypes[0], dtype, compiled=self._compiled)
-            if trimmed and settings.options["rescale"] == "l1":
-                for dtype in dtypes[1:]:
-                    adder(dtypes[0], dtype, compiled=self._compiled)
-                measure = Survivors(does)
-                loop(measure, measure.signature, self._compiled)
-                does = does.marked if measure.marks else does
-            loop(Merge(does), Merge(does).signature, self._compiled)
+            l1 = trimmed and settings.options["rescale"] == "l1"
+            for dtype in dtypes[1:]:
+                if does.trim == "magnitude":
+                    finder(dtypes[0], dtype, compiled=compiled)
+                    if l1:
+                        adder(dtypes[0], dtype, compiled=compiled)
+                elif l1:
+                    for ranked in {False, does.trim == "ranked"}:
+                        binner(dtypes[0], dtype, ranked=ranked, compiled=compiled)
+            if l1 and does.trim == "magnitude":
+                loop(Survivors(does), Survivors(does).signature, compiled)
+            loop(Merge(does), Merge(does).signature, compiled)
 
     def _prepare(
         self, method: Method, settings: Settings, stored: torch.dtype
@@ -105,12 +113,12 @@ class TensorMerge:
         n = self._base.numel()
         if method.mix is not None:
             numbers["mix"] = coefficients(method, settings, self._products())
-        parts = [Segment(0, n, numbers)]
         if does.trim == "magnitude":
             parts = segments(n, self._bands(settings), numbers)
-        elif does.trim is not None:
-            parts = [Segment(0, n, {**numbers, **_chances(settings)})]
-        return does, parts
+            return does, self._rescaled(does, settings, parts)
+        if does.trim is not None:
+            numbers |= self._drawn(settings)
+        return does, [Segment(0, n, numbers)]
 
     def _bands(self, settings: Settings) -> list[Band]:
         gammas = settings.experts.get("gamma", (0.0,) * len(self._experts))
@@ -123,51 +131,46 @@ class TensorMerge:
         everyone = settings.options["on_tie"] == "all"
         return [band(density, gamma, delta, all_ties=everyone) for density, gamma, delta in trims]
 
-    def _rescale(
-        self, kind: str, densities: Sequence[float], does: Pass, parts: list[Segment]
-    ) -> tuple[Pass, list[Segment]]:
-        """Find the factors of the survivors; l1 takes a pass of its own, which may mark them."""
-        K = len(self._experts)
-        before, after = [0.0] * K, [0.0] * K
+    def _rescaled(self, does: Pass, settings: Settings, parts: list[Segment]) -> list[Segment]:
+        """Find the factors of what survives trimming by magnitude; l1 takes a pass of its own."""
+        kind, densities = str(settings.options["rescale"]), settings.experts["density"]
+        before = after = (0.0,) * len(densities)
         if kind == "l1":
-            before = [self._tables.mass(expert, self._name) for expert in self._experts]
+            before = tuple(self._tables.mass(expert, self._name) for expert in self._experts)
             measure = Survivors(does)
             run = loop(measure, measure.signature, self._compiled)
-            if measure.marks:
-                self._marks = torch.empty(self._base.numel(), dtype=torch.uint8)
             found = []
-            for part in rescaled(parts, (1.0,) * K):
-                numbers = does.pack(part.numbers)
-                for block, blocks in self._blocks(does, part):
-                    marks = [self._marks[block]] if measure.marks else []
-                    found.append(run(blocks, numbers, [*[None] * K, *marks], block.start))
-            after = [math.fsum(column) for column in zip(*found, strict=True)][:K] or after
-            does = does.marked if measure.marks else does
-        sums = zip(densities, before, after, strict=True)
-        factors = [rescale_factor(kind, density, *pair) for density, *pair in sums]
-        return does, rescaled(parts, factors)
+            sums = [None] * len(densities)
+            for part in rescaled(parts, (1.0,) * len(densities)):
+                blocks = [t[part.start : part.stop] for t in self._flat]
+                found.append(run(blocks, does.pack(part.numbers), sums, part.start))
+            after = tuple(math.fsum(column) for column in zip(*found, strict=True)) or after
+        norms = zip(densities, before, after, strict=True)
+        return rescaled(parts, [rescale_factor(kind, *one) for one in norms])
 
-    def _blocks(self, does: Pass, part: Segment) -> Iterator[tuple[slice, list[Tensor]]]:
-        """Yield the blocks of a segment with all that a loop reads of them."""
-        numbers: list[Numbers] = []
-        more: list[Tensor] = []
-        if does.random:
-            numbers = [
-                Numbers(self._seed, expert, self._name, compiled=self._compiled)
-                for expert in self._experts
-            ]
-        if does.trim == "ranked":
-            more = [self._tables.ranks(expert, self._name) for expert in self._experts]
-        if does.trim == "marked":
-            more = [self._marks]
-        size = CHUNK if numbers else _BLOCK
-        words = [torch.empty(min(size, part.stop - part.start), dtype=torch.int16) for _ in numbers]
-        for start in range(part.start, part.stop, size):
-            block = slice(start, min(start + size, part.stop))
-            drawn = [word[: block.stop - start] for word in words]
-            for source, word in zip(numbers, drawn, strict=True):
-                source.fill(word, start // CHUNK)
-            yield block, [*(t[block] for t in self._flat), *drawn, *(t[block] for t in more)]
+    def _drawn(self, settings: Settings) -> dict[str, Sequence[float]]:
+        """Work out what a pass is told of random trimming."""
+        kind, densities = str(settings.options["rescale"]), settings.experts["density"]
+        widths = settings.experts.get("epsilon", (0.0,) * len(densities))
+        windows = [Window.of(*one) for one in zip(densities, widths, strict=True)]
+        factors = []
+        for expert, window in zip(self._experts, windows, strict=True):
+            before = after = 0.0
+            if kind == "l1":
+                known = self._tables.survivors(self._seed, expert, self._name, window.half)
+                before, after = float(known[-1]), float(known[window.level])
+            factors.append(rescale_factor(kind, window.density, before, after))
+        return {
+            "key": [k for expert in self._experts for k in key_of(self._seed, expert, self._name)],
+            "below": [window.below for window in windows],
+            "slope": [window.slope for window in windows],
+            "rescale": factors,
+        }
+
+    def _ranks(self, does: Pass) -> list[Tensor]:
+        """Look up the experts' ranks, if the pass reads them."""
+        experts = self._experts if does.trim == "ranked" else ()
+        return [self._tables.ranks(expert, self._name) for expert in experts]
 
     def _products(self) -> Tensor:
         """Look up the inner products of base and the recipe's experts."""
@@ -175,14 +178,14 @@ class TensorMerge:
         chosen = torch.tensor([0, *(1 + known.index(expert) for expert in self._experts)])
         return self._tables.gram(self._name)[chosen][:, chosen]
 
-    def _run_rows(self, method: Method, settings: Settings, out: Tensor, dim: int) -> float:
+    def _run_rows(self, method: Method, settings: Settings, dim: int, out: Tensor) -> float:
         """Combine vectors that run along one dimension, each with coefficients of its own."""
         shape = self._base.shape or (1,)  # a scalar is a vector of one entry
         turned = [t.reshape(shape).movedim(dim, -1) for t in (self._base, *self._models)]
         base, *models = (t.unsqueeze(0).flatten(0, -2) for t in turned)
         merged = torch.empty(base.shape, dtype=out.dtype)
         find, told, moved = mixer(method), dials(settings), 0.0
-        height = max(1, CHUNK // max(1, base.shape[-1]))
+        height = max(1, _ROWS // max(1, base.shape[-1]))
         for start in range(0, len(base), height):
             rows = slice(start, start + height)
             origin = base[rows].float()
@@ -211,17 +214,6 @@ class TensorMerge:
         )
         out.copy_(merged.reshape(out.shape))
         return absolute_sum((out.float() - base).flatten())
-
-
-def _chances(settings: Settings) -> Mapping[str, Sequence[float]]:
-    """Work out with which probability entries survive random trimming.
-
-    Where everything or nothing survives, ranks do not matter.
-    """
-    densities = settings.experts["density"]
-    widths = settings.experts.get("epsilon", (0.0,) * len(densities))
-    half = [w if 0 < d < 1 else 0.0 for d, w in zip(densities, widths, strict=True)]
-    return {"density": densities, "half_width": half}
 
 
 def _tensors(values: Sequence[float]) -> list[Tensor]:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pkgutil import resolve_name
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,9 +51,9 @@ class Band:
 
     def at(self, index: int) -> tuple[float, float]:
         """The magnitudes between which (bounds included) the entries from `index` on survive."""
-        low = self.kept.low if index < self.kept.end else _above(self.kept.high)
-        high = self.outliers.low if index < self.outliers.end else _above(self.outliers.high)
-        return low, _below(high)
+        kept, outliers = self.kept, self.outliers
+        low = kept.low if index < kept.end else kept.above
+        return low, outliers.below if index < outliers.end else outliers.high
 
 
 EVERYTHING = Band(Cut(0.0, math.inf, sys.maxsize), NOTHING)
@@ -168,13 +167,3 @@ def dials(settings: Settings) -> Dials:
         merge={k: torch.tensor(v, dtype=torch.float64) for k, v in settings.numbers.items()},
         options=settings.options,
     )
-
-
-def _above(value: float) -> float:
-    return float(np.nextafter(np.float32(value), np.float32(np.inf)))
-
-
-def _below(value: float) -> float:
-    if math.isinf(value):
-        return value
-    return float(np.nextafter(np.float32(value), np.float32(-1)))

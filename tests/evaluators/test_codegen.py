@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from evaluators.merging import codegen
-from evaluators.merging.codegen import Function, Signature, UnsupportedError, generate
+from evaluators.merging import operations as lines
+from evaluators.merging.codegen import Function, Signature, generate
 from evaluators.merging.compiler import Kernel, build
 from evaluators.merging.loops import Interpreted
+from evaluators.merging.operations import UnsupportedError
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 I16, I32, I64, U8 = torch.int16, torch.int32, torch.int64, torch.uint8
@@ -86,6 +87,9 @@ FLOATING: dict[str, Callable[..., Tensor]] = {
     "div": lambda a, b, s, t, i: a / b,
     "neg": lambda a, b, s, t, i: -a,
     "abs": lambda a, b, s, t, i: a.abs(),
+    "floor": lambda a, b, s, t, i: a.floor(),
+    "sign of another": lambda a, b, s, t, i: torch.copysign(a, b),
+    "turned": lambda a, b, s, t, i: a * torch.copysign(torch.ones_like(b), b),
     "reciprocal": lambda a, b, s, t, i: a.reciprocal(),
     "addcmul": lambda a, b, s, t, i: torch.addcmul(a, b, s),
     "no fusing": lambda a, b, s, t, i: a + b * b,
@@ -159,6 +163,7 @@ def piece(value: Tensor, number: int) -> Tensor:
 LONG: dict[str, Callable[..., Tensor]] = {
     "wraps": lambda a, b, i: a * 0x5851F42D4C957F2D + i * 0x14057B7EF767814F,
     "product": lambda a, b, i: a * i * i,
+    "product of halves": lambda a, b, i: ((a * 0x5851F42D4C957F2D + i) & 0xFFFFFFFF) * 0xD2511F53,
     "sub": lambda a, b, i: i - a,
     "masks": lambda a, b, i: ((i ^ a) & 0xFFFFFFFF) | (b & 0xFF),
     "not": lambda a, b, i: ~i,
@@ -359,7 +364,8 @@ def test_types_of_blocks_that_are_not_known(signature: Signature) -> None:
 
 
 def test_every_operation_is_tested_here() -> None:
-    tables = (codegen._BINARY, codegen._COMPARISONS, codegen._CALLS, codegen._FILLED, codegen._SAME)
+    o = lines
+    tables = (o._BINARY, o._COMPARISONS, o._CALLS, o._FILLED, o.SAME)
     written = {name for table in tables for name in table}
     one = torch.ones(1)
     blocks = [torch.zeros(32, dtype=kind) for kind in (F32, I16, U8)]

@@ -10,13 +10,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from evaluators.merging.masks import CHUNK, Numbers, philox, uniform, unit
+from evaluators.merging.loops import drawn
+from evaluators.merging.masks import CHUNK, DRAWING, key_of, philox, uniform, unit
 
 N = 1 << 20
 RUN = CHUNK // 8  # elements between two halves of one counter
@@ -69,31 +71,34 @@ def test_published_answers(
     c0, c1, c2, c3 = (torch.tensor([word]) for word in given_words[0])
     k0, k1 = (torch.tensor([word]) for word in given_words[1])
     found = philox((c0, c1, c2, c3), (k0, k1), rounds)
-    assert tuple(int(word) for word in found) == expected
+    assert tuple(int(word) & 0xFFFFFFFF for word in found) == expected
+
+
+def made(key: Sequence[float], start: int, stop: int, *, compiled: bool = True) -> Tensor:
+    """The words of some elements: int16."""
+    return drawn(DRAWING, np.array(key, dtype=np.float32), start, stop, compiled=compiled)
 
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_words_are_halves_of_philox(compiled: bool) -> None:
-    made = Numbers(3, "maths", "w", compiled=compiled)
-    chunk = torch.empty(CHUNK, dtype=torch.int16)
-    made.fill(chunk, 2)
-    low0, high0, low1, high1 = (int(half) for half in made._key)
+    own = key_of(3, "maths", "w")
+    chunk = made(own, 2 * CHUNK, 3 * CHUNK, compiled=compiled)
+    low0, high0, low1, high1 = map(int, own)
     key = (torch.tensor([low0 + 65536 * high0]), torch.tensor([low1 + 65536 * high1]))
     counter = 2 * RUN + torch.tensor([0, 1, 17, RUN - 1])
     zero = torch.zeros_like(counter)
     found = philox((counter, zero, zero, zero), key)
     for number, word in enumerate(found):
-        for half, value in enumerate((word & 0xFFFF, word >> 16)):
+        for half, value in enumerate((word & 0xFFFF, word >> 16 & 0xFFFF)):
             place = (2 * number + half) * RUN + counter - 2 * RUN
             assert torch.equal(chunk[place].long() & 0xFFFF, value)
 
 
 def test_counters_beyond_32_bits_do_not_repeat() -> None:
-    made = Numbers(0, "a", "t", compiled=True)
-    first, far = torch.empty(2, CHUNK, dtype=torch.int16).unbind()
-    made.fill(first, 0)
-    made.fill(far, 2**32 // RUN)  # the counter's second word is 1
-    assert abs(correlation(unit(first) - 0.5, unit(far) - 0.5)) * 12 < ERRORS
+    own, far = key_of(0, "a", "t"), 2**32 * 8  # whose counters' second word is 1
+    first, other = made(own, 0, CHUNK), made(own, far, far + CHUNK)
+    assert abs(correlation(unit(first) - 0.5, unit(other) - 0.5)) * 12 < ERRORS
+    assert torch.equal(other, made(own, far, far + CHUNK, compiled=False))
 
 
 def test_compiled_and_interpreted_numbers_are_the_same() -> None:
@@ -116,13 +121,13 @@ def test_a_smaller_tensor_has_the_first_numbers(n: int, seed: int) -> None:
     assert torch.equal(uniform(seed, "maths", "w", n, compiled=True), whole[:n])
 
 
-def test_chunks_may_be_made_alone_and_in_any_order() -> None:
+@settings(max_examples=20)
+@given(bounds=st.tuples(*[st.integers(0, 3 * CHUNK)] * 2), compiled=st.booleans())
+def test_any_elements_may_be_made_alone(bounds: tuple[int, int], compiled: bool) -> None:
+    start, stop = sorted(bounds)
     whole = uniform(4, "a", "t", 3 * CHUNK, compiled=True)
-    made = Numbers(4, "a", "t", compiled=True)
-    for chunk in (2, 0, 1):
-        part = torch.empty(CHUNK, dtype=torch.int16)
-        made.fill(part, chunk)
-        assert torch.equal(unit(part), whole[chunk * CHUNK : (chunk + 1) * CHUNK])
+    part = made(key_of(4, "a", "t"), start, stop, compiled=compiled)
+    assert torch.equal(unit(part), whole[start:stop])
 
 
 def test_a_word_is_a_number_in_the_half_open_interval() -> None:

@@ -18,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluators.merging.engine import MergeEngine
+from evaluators.merging.masks import RANK_STEPS
 from evaluators.merging.methods import METHODS
-from evaluators.merging.tables import RANK_STEPS, Tables, row_ranks
+from evaluators.merging.tables import Tables, row_ranks
 from evaluators.recipe import ModelRef
 from evaluators.sources import Sources, open_sources
 
