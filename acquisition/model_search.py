@@ -50,6 +50,9 @@ SearchSurrogate = SurrogateRule | Literal["mixed"]
 MIXED: tuple[SurrogateRule, ...] = ("concentrated", "quadratic")
 """With few points neither is right: one knows no shape, the other only one."""
 
+MIXED_UNTIL = 5
+"""Trials per coordinate from which on the first predicts better alone."""
+
 ELITES = 5
 MUTANTS = 32
 OVERGENERATION = 2
@@ -81,7 +84,7 @@ class Settings:
         local_slots: every second trial is sought near a random point of the front.
         surrogate: what models a score, see `acquisition.surrogates.fit_surrogate`; `mixed`: the
             two of `MIXED` side by side, what a candidate gains is averaged over them; the first
-            alone with five objectives and more.
+            alone from `MIXED_UNTIL` trials per coordinate on, and with five objectives and more.
         link: likewise, for bounded accuracies.
         importance: use the sizes of what coordinates move, where they are known.
 
@@ -178,10 +181,7 @@ class _ModelSearch:
         self._settings = settings
         self._observations = observations
         self._generator = generator
-        rules = MIXED if settings.surrogate == "mixed" else (settings.surrogate,)
-        if observations.Y.shape[-1] > MOST_OBJECTIVES:  # a scalarised search asks only the first
-            rules = rules[:1]
-        surrogates = tuple(self._fit(rule) for rule in rules)
+        surrogates = tuple(self._fit(rule) for rule in self._rules())
         self._surrogate = surrogates[0]
         scale = self._surrogate.scale
         self._Z = scale.standardise(observations.Y)
@@ -222,6 +222,14 @@ class _ModelSearch:
             )
             gain = math.exp(self._log_gain) / reached if reached > 0 else None
         return summary(self._surrogate, self._observations, gain)
+
+    def _rules(self) -> tuple[SurrogateRule, ...]:
+        rule = self._settings.surrogate
+        if rule != "mixed":
+            return (rule,)
+        n, d = self._observations.X.shape
+        scalarised = self._observations.Y.shape[-1] > MOST_OBJECTIVES  # that asks only the first
+        return MIXED[:1] if scalarised or n >= MIXED_UNTIL * d else MIXED
 
     def _fit(self, kind: SurrogateRule) -> Surrogate:
         seen, settings = self._observations, self._settings

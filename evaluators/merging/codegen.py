@@ -69,7 +69,7 @@ class Signature:
         numbers: how many numbers it is told.
         outputs: dtypes of the blocks that are written; None = not written, but added up in float64;
             bool = searched, alone.
-        drawing: how blocks of int16 are made that are not read; the function gets them last.
+        drawing: how blocks of uint16 are made that are not read; the function gets them last.
         keys: for each of these the number of the first of the numbers that are its key.
     """
 
@@ -109,7 +109,7 @@ def generate_search(function: Function, signature: Signature) -> str:
 
 def _lines(function: Function, signature: Signature) -> Lines:
     """Trace a function and write its lines."""
-    dtypes = (*signature.blocks, *[torch.int16] * len(signature.keys))
+    dtypes = (*signature.blocks, *[torch.uint16] * len(signature.keys))
     blocks = [torch.zeros(TRACED, dtype=dtype) for dtype in dtypes]
     numbers = [torch.ones(1) for _ in range(signature.numbers)]
     index = torch.arange(TRACED)
@@ -182,7 +182,11 @@ class _Writer:
                 lines.before.append(f"{kind}* o{k} = ({kind}*)outputs[{k}];")
                 lines.load.append(f"Pairs<{kind}> q{k};")
                 lines.half.append(f"put<ODD>(q{k}, {self._values.converted(node, dtype)});")
-                lines.store.append(f"store<TAIL>(o{k} + i, q{k}, left);")
+                past = ""
+                if dtype == torch.bfloat16:
+                    lines.before.append(f"const bool past{k} = past_caches(o{k}, whole);")
+                    past = f", past{k}"
+                lines.store.append(f"store<TAIL>(o{k} + i, q{k}, left{past});")
 
     def _call(self, node: torch.fx.Node) -> None:
         """Write one operation."""

@@ -89,7 +89,7 @@ _STEP = """\
 
 _LOOP = f"""
 static void {{name}}(const void* const* blocks, const float* numbers, void* const* outputs,
-                 double* sums, int64_t start, int64_t n) {{{{
+                 double* sums, int64_t start, int64_t n, int64_t whole) {{{{
 {_STEP}
   int64_t i = 0;
   for (; i + STEP <= n; i += STEP) step(std::false_type(), i, STEP);
@@ -119,7 +119,8 @@ extern "C" int64_t kernel(const void* const* blocks, const float* numbers, int64
 _PLAIN = """
 extern "C" void kernel(const void* const* blocks, const float* numbers, void* const* outputs,
                        double* sums, int64_t start, int64_t n) {
-  each(blocks, numbers, outputs, sums, start, n);
+  each(blocks, numbers, outputs, sums, start, n, n);
+  fence();
 }
 """
 
@@ -128,6 +129,8 @@ extern "C" void kernel(const void* const* blocks, const float* numbers, void* co
                        double* sums, int64_t start, int64_t n) {{
   constexpr int64_t READ = {n_read}, DRAWN = {n_keys}, WRITTEN = {n_written};
   constexpr int64_t CHUNK = {chunk}, RUNS = {runs}, RUN = CHUNK / RUNS;
+  // Memory is asked for what comes next piece by piece, between drawings that need none of it.
+  constexpr int64_t PIECES = 4, PIECE = RUN / PIECES, PARTS = DRAWN * PIECES;
   constexpr int64_t read[] = {{{read}}}, written[] = {{{written}}}, keys[] = {{{keys}}};
   alignas(64) int16_t words[DRAWN][CHUNK];
   const int64_t stop = start + n;
@@ -138,13 +141,20 @@ extern "C" void kernel(const void* const* blocks, const float* numbers, void* co
     void* there[WRITTEN];
     for (int k = 0; k < READ; k++) here[k] = (const char*)blocks[k] + read[k] * (from - start);
     for (int k = 0; k < WRITTEN; k++) there[k] = (char*)outputs[k] + written[k] * (from - start);
-    for (int k = 0; k < DRAWN; k++) {{
+    for (int k = 0; k < DRAWN; k++) here[READ + k] = words[k] + (from - first);
+    for (int part = 0; part < PARTS; part++) {{
+      for (int k = 0; k < READ; k++) {{
+        const int64_t size = read[k] * (to - from) / PARTS;
+        for (int64_t at = 0; at < size; at += 64) ahead((const char*)here[k] + part * size + at);
+      }}
+      const int64_t place = part % PIECES * PIECE;
       void* runs[RUNS];
-      for (int run = 0; run < RUNS; run++) runs[run] = words[k] + run * RUN;
-      draw(nullptr, numbers + keys[k], runs, nullptr, first / RUNS, RUN);
-      here[READ + k] = words[k] + (from - first);
+      for (int run = 0; run < RUNS; run++) runs[run] = words[part / PIECES] + run * RUN + place;
+      const float* key = numbers + keys[part / PIECES];
+      draw(nullptr, key, runs, nullptr, first / RUNS + place, PIECE, PIECE);
     }}
-    each(here, numbers, there, sums, from, to - from);
+    each(here, numbers, there, sums, from, to - from, n);
   }}
+  fence();
 }}
 """

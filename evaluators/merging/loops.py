@@ -130,13 +130,13 @@ def search(function: Function, signature: Signature, compiled: bool) -> Search:
 def drawn(
     drawing: Drawing, key: NDArray[np.float32], start: int, stop: int, *, compiled: bool
 ) -> Tensor:
-    """Make the random words of the elements from `start` to `stop`: int16."""
+    """Make the random words of the elements from `start` to `stop`: uint16."""
     first, last = start // drawing.chunk, -(-stop // drawing.chunk)
     run = drawing.chunk // drawing.runs
     made = torch.empty(drawing.runs, (last - first) * run, dtype=torch.int16)
     loop(drawing.function, drawing.signature, compiled)((), key, made.unbind(), first * run)
     chunks = made.view(drawing.runs, last - first, run).transpose(0, 1).flatten()
-    return chunks[start - first * drawing.chunk : stop - first * drawing.chunk]
+    return chunks.view(torch.uint16)[start - first * drawing.chunk : stop - first * drawing.chunk]
 
 
 @cache

@@ -76,24 +76,19 @@ def key_of(seed: int, expert: str, tensor: str) -> tuple[float, ...]:
 
 
 def unit(words: Tensor) -> Tensor:
-    """Turn int16 words into numbers in [0, 1), multiples of 2^-16, in float32."""
-    return place(words) * (1.0 / _WORDS)
+    """Turn uint16 words into numbers in [0, 1), multiples of 2^-16, in float32."""
+    return words.to(torch.float32) * (1.0 / _WORDS)
 
 
-def place(words: Tensor) -> Tensor:
-    """Turn int16 words into whole numbers from 0 to 2^16 - 1, in float32."""
-    return (words.to(torch.int32) & (_WORDS - 1)).to(torch.float32)
-
-
-def tilted(place: Tensor, rank: Tensor, slope: Tensor) -> Tensor:
+def tilted(words: Tensor, rank: Tensor, slope: Tensor) -> Tensor:
     """Move the places of larger entries down, so that they are likelier to survive.
 
     Args:
-        place: `n` (see `place`).
+        words: `n` uint16, which are places.
         rank: `n` uint8 from 0 to `RANK_STEPS`.
         slope: `1`, see `Window`.
     """
-    return place + rank.to(torch.float32) * slope
+    return words.to(torch.float32) + rank.to(torch.float32) * slope
 
 
 @dataclass(frozen=True)
@@ -154,5 +149,5 @@ def _halves(_: Sequence[Tensor], key: Sequence[Tensor], index: Tensor) -> list[T
 DRAWING = Drawing(_halves, KEY, CHUNK, _HALVES)
 """How words are made: element i of a chunk takes half i // r of the chunk's counter i % r, where r
 is an eighth of `CHUNK`, lower halves first. Runs are contiguous, so that a vector of counters gives
-vectors of words. Word w stands for (w mod 2^16) / 2^16.
+vectors of words. Word w, which has no sign, stands for w / 2^16.
 """

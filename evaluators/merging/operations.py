@@ -23,6 +23,7 @@ STORED = {
     torch.bfloat16: "bfloat16",
     torch.float16: "float16",
     torch.int16: "int16_t",
+    torch.uint16: "uint16_t",
     torch.uint8: "uint8_t",
 }
 _BINARY = {
@@ -50,7 +51,7 @@ _CALLS = {
     "addcmul": "fused",  # torch fuses this one: the product is not rounded
 }
 _FILLED = {"zeros": 0, "zeros_like": 0, "ones": 1, "ones_like": 1}
-_NARROW = {torch.bfloat16, torch.float16, torch.int16, torch.uint8}
+_NARROW = {torch.bfloat16, torch.float16, torch.int16, torch.uint16, torch.uint8}
 """Types in which nothing is computed: they are converted when read and when written."""
 
 _CONVERSIONS = {"_to_copy", "view"}
@@ -230,7 +231,7 @@ def held(dtype: torch.dtype) -> torch.dtype:
     """Tell in which type values are held between memory and memory."""
     if dtype in (torch.bfloat16, torch.float16):
         return torch.float32
-    if dtype in (torch.int16, torch.uint8):
+    if dtype in (torch.int16, torch.uint16, torch.uint8):
         return torch.int32
     if dtype in VECTORS:
         return dtype

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from evaluators.merging.codegen import Signature
 from evaluators.merging.formulas import Operands, survive
-from evaluators.merging.masks import DRAWING, KEY, place, tilted
+from evaluators.merging.masks import DRAWING, KEY, tilted
 from evaluators.merging.methods import Method, Trim
 
 _TRIMMING = {"density", "gamma"}
@@ -137,11 +137,11 @@ class Pass:
         if self.trim == "magnitude":
             keep = [self._within((m - base).abs(), told, k) for k, m in enumerate(models)]
         elif self.random:
-            places = [place(words) for words in blocks[-K:]]
+            places = [words.to(torch.int32) for words in blocks[-K:]]
             if self.trim == "ranked":
-                ranked = zip(places, blocks[K + 1 : -K], told["slope"], strict=True)
+                ranked = zip(blocks[-K:], blocks[K + 1 : -K], told["slope"], strict=True)
                 places = [tilted(*one) for one in ranked]
-            keep = [p < below for p, below in zip(places, told["below"], strict=True)]
+            keep = [p < below.to(p.dtype) for p, below in zip(places, told["below"], strict=True)]
         return Operands(
             base=base,
             models=models,

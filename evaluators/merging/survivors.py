@@ -16,7 +16,7 @@ from torch import Tensor
 
 from evaluators.merging.codegen import Signature
 from evaluators.merging.loops import Loop, loop
-from evaluators.merging.masks import DRAWING, KEY, LEVELS, Window, place, tilted
+from evaluators.merging.masks import DRAWING, KEY, LEVELS, Window, tilted
 
 _BLOCK = 1 << 18
 
@@ -77,9 +77,9 @@ class _Bins:
     ) -> list[Tensor]:
         base, model = (block.to(torch.float32) for block in blocks[:2])
         slope, half = numbers[KEY:]
-        there = place(blocks[-1])
+        there = blocks[-1].to(torch.float32)
         if self.ranked:
-            there = tilted(there, blocks[2], slope)
+            there = tilted(blocks[-1], blocks[2], slope)
         # Rounded down before it is moved by whole levels: so no sum is rounded.
         level = (there * (LEVELS / (1 << 16))).floor() + half
         return [level.clamp(0, LEVELS).to(torch.int32).to(torch.int16), (model - base).abs()]

@@ -129,7 +129,14 @@ static inline F magnitude(F x) { return (F)((U)x & 0x7fffffffu); }
 static inline I magnitude(I x) { return x < 0 ? -x : x; }
 static inline L magnitude(L x) { return choose<L>(lt(x, all<L>((int64_t)0)), -x, x); }
 static inline F with_sign(F x, F of) { return (F)(((U)x & 0x7fffffffu) | ((U)of & 0x80000000u)); }
-static inline F turned(F x, F by) { return (F)((U)x ^ ((U)by & 0x80000000u)); }  // x * (1 or -1)
+// x times the 1 or -1 that has the sign of `by`.
+static inline F turned(F x, F by) {
+#if defined(WIDE)
+  return (F)_mm512_ternarylogic_epi32((__m512i)x, (__m512i)by, _mm512_set1_epi32(1 << 31), 0x78);
+#else
+  return (F)((U)x ^ ((U)by & 0x80000000u));
+#endif
+}
 static inline F inverse(F x) { return 1.0f / x; }
 static inline F down(F x) {
 #if defined(WIDE)
@@ -183,6 +190,7 @@ template <bool ODD> static inline F take(Pairs<bfloat16> p) {
 }
 template <bool ODD> static inline F take(Pairs<float16> p) { return float16_value(half<ODD>(p.both)); }
 template <bool ODD> static inline I take(Pairs<int16_t> p) { return (I)(ODD ? p.both : p.both << 16) >> 16; }
+template <bool ODD> static inline I take(Pairs<uint16_t> p) { return (I)half<ODD>(p.both); }
 template <bool ODD> static inline I take(Pairs<uint8_t> p) { return (I)half<ODD>(p.both); }
 template <bool ODD> static inline F take(Pairs<float> p) { return ODD ? p.odd : p.even; }
 
@@ -229,7 +237,11 @@ template <bool TAIL, class T> static inline Pairs<T> load(const T* p, int64_t le
   return {read<TAIL, U>(p, left)};
 }
 template <bool TAIL> static inline Pairs<uint8_t> load(const uint8_t* p, int64_t left) {
+#if defined(WIDE)
+  return {(U)_mm512_cvtepu8_epi16((__m256i)read<TAIL, B2>(p, left))};
+#else
   return {(U)cast<H2>(read<TAIL, B2>(p, left))};
+#endif
 }
 template <bool TAIL> static inline Pairs<float> load(const float* p, int64_t left) {
   Floats x = read<TAIL, Floats>(p, left);
@@ -238,6 +250,22 @@ template <bool TAIL> static inline Pairs<float> load(const float* p, int64_t lef
 }
 template <bool TAIL, class T> static inline void store(T* p, Pairs<T> x, int64_t left) {
   write<TAIL>(p, x.both, left);
+}
+// What is long is written past the caches, which need not read it first; see `fence`.
+template <bool TAIL> static inline void store(bfloat16* p, Pairs<bfloat16> x, int64_t left, bool past) {
+#if defined(WIDE)
+  if (!TAIL && past) return _mm512_stream_si512((__m512i*)p, (__m512i)x.both);
+#endif
+  write<TAIL>(p, x.both, left);
+}
+template <class T> static inline bool past_caches(const T* p, int64_t n) {
+  return (uintptr_t)p % sizeof(U) == 0 && n >= 1 << 19;
+}
+static inline void ahead(const void* p) { __builtin_prefetch(p, 0, 2); }
+static inline void fence() {
+#if defined(WIDE)
+  _mm_sfence();
+#endif
 }
 template <bool TAIL> static inline void store(uint8_t* p, Pairs<uint8_t> x, int64_t left) {
   write<TAIL>(p, cast<B2>((H2)x.both), left);

@@ -75,12 +75,22 @@ class TestExactKnown:
 
 @pytest.mark.parametrize(
     ("surrogate", "within"),
-    [("quadratic", 0.03), ("mixed", 0.15), ("concentrated", 0.15), ("gp", 0.15)],
+    [("quadratic", 0.03), ("concentrated", 0.15), ("gp", 0.15)],
 )
 def test_a_bowl_is_understood_from_ten_points(surrogate: str, within: float) -> None:
     seen = observe(random_points(10, 2), m=1)
     x = proposed(seen, surrogate=surrogate, weak_to_strong="off")
     assert torch.allclose(x, CENTRES[:1].expand(2), atol=within)
+
+
+@pytest.mark.parametrize(("trials", "alone"), [(9, False), (10, True)])
+def test_mixed_trusts_one_surrogate_from_five_trials_per_coordinate(
+    trials: int, alone: bool
+) -> None:
+    seen = observe(random_points(trials, 2), m=1)
+    both, first = (proposed(seen, surrogate=s) for s in ("mixed", "concentrated"))
+    assert torch.allclose(both, CENTRES[:1].expand(2), atol=0.15)
+    assert torch.equal(both, first) == alone
 
 
 def test_a_link_keeps_accuracies_inside_their_bounds() -> None:
