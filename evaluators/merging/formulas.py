@@ -61,11 +61,10 @@ class Operands:
     @property
     def weighted(self) -> list[Tensor]:
         """K `... x n` weighted task vectors of the survivors: w_k · r_k · m_k · (θ_k − θ_0)."""
-        parts = zip(self.models, self.keep, self.rescale, self.weights, strict=True)
+        factors = [rescale * w for rescale, w in zip(self.rescale, self.weights, strict=True)]
+        parts = zip(self.models, self.keep, factors, strict=True)
         # Dropped last: processors do that as they multiply.
-        return [
-            survive((model - self.base) * rescale * w, keep) for model, keep, rescale, w in parts
-        ]
+        return [survive((model - self.base) * factor, keep) for model, keep, factor in parts]
 
 
 Formula = Callable[[Operands], Tensor]

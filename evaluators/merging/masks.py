@@ -88,7 +88,7 @@ def tilted(words: Tensor, rank: Tensor, slope: Tensor) -> Tensor:
         rank: `n` uint8 from 0 to `RANK_STEPS`.
         slope: `1`, see `Window`.
     """
-    return words.to(torch.float32) + rank.to(torch.float32) * slope
+    return torch.addcmul(words.to(torch.float32), rank.to(torch.float32), slope)
 
 
 @dataclass(frozen=True)

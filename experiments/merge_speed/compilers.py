@@ -4,7 +4,7 @@
 
 Base and three experts of 2^26 bfloat16 elements, merged block and its distance from the base in one
 pass; CPU milliseconds on one thread, medians of five; compile times are wall seconds, nothing
-cached.
+cached. Our kernels draw their random words, torch's are given them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ NUMBERS = {
     "weight": (0.3, 0.5, 0.7),
     "lambda": (1.1,),
     "low": (0.03, 0.02, 0.04),
-    "density": (0.5, 0.6, 0.7),
+    "key": tuple(range(12)),
+    "below": (0x8000, 0x9000, 0xA000),
     "rescale": (2.0, 1.7, 1.4),
 }
 METHODS = ("task_arithmetic", "ties", "dare_ties")
@@ -53,13 +54,14 @@ def compare(
     from evaluators.merging.passes import Merge, Pass
 
     entry = methods.METHODS[method]
-    options = {p.name: p.default for p in entry.parameters if p.choices}
+    options = {p.name: p.default for p in entry.parameters if isinstance(p.default, bool | str)}
     options["rescale"] = "none" if method == "ties" else "inverse_density"
     trimmed = entry.trim is not None
     does = Pass.of(entry, options, trimmed, (torch.bfloat16,) * 4, torch.bfloat16)
     numbers = does.pack(NUMBERS)
     merge, out = Merge(does), torch.empty_like(blocks[0])
-    read = blocks[: len(merge.signature.blocks)]
+    ours_read = blocks[: len(merge.signature.blocks)]
+    theirs_read = blocks[: len(ours_read) + len(merge.signature.keys)]
     told = torch.from_numpy(numbers)[:, None].unbind()
     formula = resolve_name(entry.formula)
 
@@ -73,16 +75,16 @@ def compare(
     ours = time.perf_counter() - begun
     torch_kernel = torch.compile(compiled, dynamic=True, fullgraph=True)
     begun = time.perf_counter()
-    torch_kernel([block[:BLOCK] for block in read], out[:BLOCK])
+    torch_kernel([block[:BLOCK] for block in theirs_read], out[:BLOCK])
     theirs = time.perf_counter() - begun
 
-    def by_blocks(run: Callable[[list[Tensor], Tensor], object]) -> float:
+    def by_blocks(run: Callable[[list[Tensor], Tensor], object], read: Sequence[Tensor]) -> float:
         starts = range(0, ELEMENTS, BLOCK)
         parts = [(slice(i, i + BLOCK)) for i in starts]
         return _milliseconds(lambda: [run([b[p] for b in read], out[p]) for p in parts])
 
-    mine = by_blocks(lambda parts, target: kernel(parts, numbers, (target, None)))
-    return (ours, mine), (theirs, by_blocks(torch_kernel))
+    mine = by_blocks(lambda parts, target: kernel(parts, numbers, (target, None)), ours_read)
+    return (ours, mine), (theirs, by_blocks(torch_kernel, theirs_read))
 
 
 def _blocks() -> list[Tensor]:
@@ -96,7 +98,7 @@ def _blocks() -> list[Tensor]:
     experts = [(base + 0.04 * noise()).bfloat16() for _ in range(3)]
     span = (-(1 << 15), 1 << 15)
     words = [torch.randint(*span, (ELEMENTS,), generator=generator) for _ in range(3)]
-    return [base.bfloat16(), *experts, *(word.to(torch.int16) for word in words)]
+    return [base.bfloat16(), *experts, *(word.to(torch.int16).view(torch.uint16) for word in words)]
 
 
 def _milliseconds(run: Callable[[], object]) -> float:

@@ -139,11 +139,13 @@ def measure(name: str, rounds: int, *, mergekit: bool, root: Path = HERE) -> Siz
 
 def table_seconds(sources: Sources) -> Mapping[str, float]:
     """Make every kind of table in memory; a table covers all tensors when one is asked for."""
-    tables, name = Tables(sources), sources.base.names[0]
+    tables, names = Tables(sources), sources.base.names
+    name, pairs = names[0], [(e, n) for e in sources.experts for n in names]
     return {
         MAGNITUDES: cpu_seconds(lambda: [tables.levels(e, name) for e in sources.experts]),
         "ranks within rows": cpu_seconds(lambda: [tables.ranks(e, name) for e in sources.experts]),
         "inner products": cpu_seconds(lambda: tables.gram(name)),
+        "survivors": cpu_seconds(lambda: [tables.survivors(SEED, *pair, 0) for pair in pairs]),
     }
 
 

@@ -75,7 +75,7 @@ def test_published_answers(
 
 
 def made(key: Sequence[float], start: int, stop: int, *, compiled: bool = True) -> Tensor:
-    """The words of some elements: int16."""
+    """The words of some elements: uint16."""
     return drawn(DRAWING, np.array(key, dtype=np.float32), start, stop, compiled=compiled)
 
 
@@ -131,7 +131,7 @@ def test_any_elements_may_be_made_alone(bounds: tuple[int, int], compiled: bool)
 
 
 def test_a_word_is_a_number_in_the_half_open_interval() -> None:
-    found = unit(torch.tensor([0, 1, 32767, -32768, -1], dtype=torch.int16))
+    found = unit(torch.tensor([0, 1, 32767, 32768, 65535], dtype=torch.uint16))
     assert found.tolist() == [0.0, 2.0**-16, 0.5 - 2.0**-16, 0.5, 1 - 2.0**-16]
 
 
