@@ -15,8 +15,8 @@ RELATIVE_SPREAD = 1e-9
 """A column whose standard deviation is below this share of its magnitude is constant."""
 
 HEADROOM = 0.1
-"""The ends of a link lie so much beyond the accuracies that were measured, within [0, 1]. Merges move
-between chance and a ceiling that are nearer than 0 and 1, and flatten towards both."""
+"""The ends of a link lie so much beyond the accuracies that were measured, within [0, 1]. Merges
+move between chance and a ceiling that are nearer than 0 and 1, and flatten towards both."""
 
 SHRINKAGE = 1e-3
 """An accuracy at an end of its link has the logit of this share inside: finite."""
