@@ -24,16 +24,10 @@ import torch
 from torch import Tensor
 
 from acquisition.boxes import MOST_OBJECTIVES
-from acquisition.hypervolume import (
-    feasible,
-    floors,
-    given_or,
-    infer_reference,
-    reproducible,
-    times_dominated,
-)
+from acquisition.fronts import feasible, floors, given_or, infer_reference, times_dominated
 from acquisition.improvement import Boxes, log_improvement
 from acquisition.outcomes import OutcomeScale
+from acquisition.reproducible import reproducible
 from acquisition.sampled_front import SampledFront
 from acquisition.strategy import Observations, Proposal, Strategy
 from acquisition.surrogates import NUMERICAL_ERRORS, Surrogate, fit_surrogate

@@ -24,7 +24,7 @@ Fisher information. Repaired where the release cannot work, or cannot be repeate
 - A candidate that was proposed before is not proposed again.
 - Anchors come before the random initial points.
 - One objective, and five or more, are searched as `acquisition.hypervolume` says.
-- Optimiser and sampler settings are the light ones of `acquisition.hypervolume`.
+- Optimiser and sampler settings are the light ones of `acquisition.maximise`.
 """
 
 from __future__ import annotations

@@ -16,16 +16,10 @@ from acquisition.boxes import MOST_OBJECTIVES
 from acquisition.diagnostics import summary
 from acquisition.draft import Draft
 from acquisition.fisher import FisherRule, fisher_information, select
-from acquisition.hypervolume import (
-    Criterion,
-    Target,
-    feasible,
-    given_or,
-    infer_reference,
-    maximise,
-    released_reference,
-    reproducible,
-)
+from acquisition.fronts import feasible, given_or, infer_reference, released_reference
+from acquisition.hypervolume import Criterion, Target
+from acquisition.maximise import maximise
+from acquisition.reproducible import reproducible
 from acquisition.space_filling import design_size
 from acquisition.strategy import Observations
 from acquisition.surrogates import (

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from acquisition.hypervolume import times_dominated
+from acquisition.fronts import times_dominated
 
 WeakToStrongRule = Literal["off", "pool", "replace"]
 

@@ -18,7 +18,8 @@ from scipy.optimize import least_squares
 from scipy.special import expit
 
 from acquisition.draft import Draft
-from acquisition.hypervolume import maximise, reproducible
+from acquisition.maximise import maximise
+from acquisition.reproducible import reproducible
 from acquisition.space_filling import fill_initial_design, fill_with_sobol
 from acquisition.strategy import Observations, Proposal
 from acquisition.surrogates import fit_surrogate

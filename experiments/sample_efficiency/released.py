@@ -29,7 +29,8 @@ from torch import Tensor
 
 from acquisition.draft import Draft
 from acquisition.fisher import select
-from acquisition.hypervolume import released_reference, reproducible
+from acquisition.fronts import released_reference
+from acquisition.reproducible import reproducible
 from acquisition.space_filling import fill_with_sobol
 from acquisition.strategy import Observations, Proposal
 from acquisition.weak_to_strong import best_sums, weak_to_strong

@@ -27,7 +27,9 @@ from gpytorch.mlls import ExactMarginalLogLikelihood
 from torch import Tensor
 
 from acquisition.draft import Draft
-from acquisition.hypervolume import infer_reference, maximise, reproducible
+from acquisition.fronts import infer_reference
+from acquisition.maximise import maximise
+from acquisition.reproducible import reproducible
 from acquisition.space_filling import fill_initial_design, fill_with_sobol
 from acquisition.strategy import Observations, Proposal
 from acquisition.surrogates import NUMERICAL_ERRORS

@@ -7,16 +7,13 @@ from collections.abc import Sequence
 import pytest
 import torch
 from contracts.strategy_contract import changed, observe, random_points
+from tensors import rows
 from torch import Tensor
 
 from acquisition.allocation import Allocation, Plan
 from acquisition.improvement import log_h
 from acquisition.strategy import Observations, Proposal, open_strategy
 from acquisition.surrogates import fit_surrogate
-
-
-def rows(*values: Sequence[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def partly(

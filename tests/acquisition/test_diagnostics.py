@@ -11,18 +11,11 @@ from botorch.models.gp_regression import SingleTaskGP
 from contracts.strategy_contract import cases, changed, known_bowl, observe, random_points
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensors import column, rows
 from torch import Tensor
 
 from acquisition.diagnostics import calibration, importance, leave_one_out, r_squared, summary
 from acquisition.surrogates import Surrogate, fit_surrogate
-
-
-def rows(*values: list[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def column(*values: float) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 class TestLeaveOneOut:

@@ -5,7 +5,6 @@ that is computed in another way.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import moocore
 import numpy as np
@@ -14,20 +13,17 @@ import torch
 from contracts.strategy_contract import known_bowl, observe, random_points
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from tensors import rows
 
 from acquisition.boxes import nondominated_boxes
-from acquisition.hypervolume import floors, reproducible
+from acquisition.fronts import floors
 from acquisition.improvement import Boxes, log_h, log_improvement
 from acquisition.posterior import Process
+from acquisition.reproducible import reproducible
 from acquisition.sampled_front import SampledFront
 from acquisition.surrogates import fit_surrogate
 
 NO_FLOOR = -torch.inf
-
-
-def rows(*values: Sequence[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 class TestBoxes:

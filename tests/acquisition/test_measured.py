@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from contracts.strategy_contract import changed, observe, random_points
+from tensors import column
 from torch import Tensor
 
 from acquisition.diagnostics import r_squared, summary
@@ -17,10 +18,6 @@ Y = torch.sin(3 * X.sum(-1, keepdim=True)) + 0.3 * random_points(9, 1, seed=2)
 FACTOR = 0.2 * random_points(9, 9, seed=3)
 YCOV = (FACTOR @ FACTOR.T + 0.01 * torch.eye(9).double()).unsqueeze(0)
 YVAR = YCOV[0].diagonal().unsqueeze(-1)
-
-
-def column(*values: float) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def shared(Yvar: Tensor, correlation: float) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from contracts.strategy_contract import known_bowl, observe, random_points
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensors import rows
 from torch import Tensor
 
 from acquisition.fisher import fisher_information, select
@@ -21,10 +22,6 @@ from acquisition.weak_to_strong import (
     least_dominated,
     weak_to_strong,
 )
-
-
-def rows(*values: list[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 class TestCrossover:

@@ -13,6 +13,7 @@ from contracts.strategy_contract import random_points
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensors import column
 from torch import Tensor
 
 from acquisition.fitting import fit_hyperparameters, log_posterior
@@ -22,10 +23,6 @@ from acquisition.outcomes import Link, OutcomeScale
 from acquisition.surrogates import Kind, Surrogate, fit_surrogate
 
 KINDS: tuple[Kind, ...] = ("gp", "concentrated", "quadratic", "additive_saas")
-
-
-def column(*values: float) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def bowl(X: Tensor) -> Tensor:

@@ -7,13 +7,10 @@ from typing import Any
 import pytest
 import torch
 from contracts.strategy_contract import CENTRES, changed, known_bowl, observe, random_points
+from tensors import column
 from torch import Tensor
 
 from acquisition.strategy import Observations, open_strategy
-
-
-def column(*values: float) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64).unsqueeze(-1)
 
 
 def proposed(observations: Observations, **options: Any) -> Tensor:
@@ -23,7 +20,7 @@ def proposed(observations: Observations, **options: Any) -> Tensor:
 
 class TestMeasuredNoise:
     # A peak at 0.3, and one lucky score at 0.9 whose standard error is as large as itself.
-    X = column(0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.0)
+    X = column(0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.0).unsqueeze(-1)
     Y = torch.where(X == 0.9, 1.0, -4 * (X - 0.3).square())
     Yvar = torch.where(X == 0.9, 1.0, 1e-4)
     seen = changed(observe(X, m=1), Y=Y, Yvar=Yvar)
@@ -38,7 +35,7 @@ class TestMeasuredNoise:
 
 class TestItemCovariance:
     # A peak at 0.3; every score has the same error, nearly as large as the values differ.
-    X = column(0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.0)
+    X = column(0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.0).unsqueeze(-1)
     truth = -4 * (X - 0.3).square()
     Yvar = torch.full((8, 1), 0.8).double()
     Ycov = (0.8 * (0.9999 + 1e-4 * torch.eye(8).double())).unsqueeze(0)
@@ -142,7 +139,7 @@ class TestSummary:
     def test_gain_is_what_the_best_candidate_adds_to_the_hypervolume(self) -> None:
         # Known exactly: -(x - 0.2)² seen at 0.5 with reference -0.25: volume 0.16; 0.09 is left.
         seen = changed(
-            observe(column(0.5, 0.6), m=1),
+            observe(column(0.5, 0.6).unsqueeze(-1), m=1),
             known=(known_bowl(0),),
             reference=torch.tensor([-0.25], dtype=torch.float64),
         )
