@@ -163,7 +163,8 @@ class Expressions:
         if not isinstance(value, torch.fx.Node):
             return _literal(value, VECTORS[held(dtype)])
         name, own = self.names[value]
-        if own in (torch.int16, torch.uint8) and dtype != own and name.startswith("v"):
+        cut = own in (torch.int16, torch.uint16, torch.uint8) and name.startswith("v")
+        if cut and dtype != own:
             raise UnsupportedError(f"a computed {own}, read again")
         if own == dtype or (held(own) == dtype and own != torch.bool):
             return name

@@ -331,6 +331,7 @@ REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
     "16-bit arithmetic": (lambda a, b, k, i: b + b, "add in torch.bfloat16"),
     "16-bit comparison": (lambda a, b, k, i: (b > 0).to(F32), "gt in torch.bfloat16"),
     "cut and read": (lambda a, b, k, i: i.to(I16).to(F32), "a computed torch.int16, read again"),
+    "words": (lambda a, b, k, i: i.to(torch.uint16).to(F32), "a computed torch.uint16, read again"),
     "float64": (lambda a, b, k, i: a.double().float(), "torch.float64"),
     "another width": (lambda a, b, k, i: a.view(BF16)[:32].float(), "to another shape"),
     "a constant": (lambda a, b, k, i: a + ELSEWHERE, "a tensor that is no argument"),
