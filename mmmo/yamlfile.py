@@ -1,4 +1,4 @@
-"""Reading a YAML file strictly: line and column of every mistake, no duplicate keys, no NaN."""
+"""Reading a YAML file strictly: line and column of every mistake, no duplicate keys, NaN or NUL."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from mmmo.errors import UserError
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML 1.1 with what people expect of it: a key written twice and a number that is not finite
-    are errors, 1e-3 is a number, and only true and false are truth values (`on` is a word).
+    """YAML 1.1 with what people expect of it: a key written twice, a number that is not finite and
+    a NUL, which no path can hold, are errors, 1e-3 is a number, and only true and false are truth
+    values (`on` is a word).
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -36,6 +37,12 @@ class _StrictLoader(yaml.SafeLoader):
             raise _mark(f"{node.value} is not a finite number", node)
         return float(number)
 
+    def construct_yaml_str(self, node: yaml.ScalarNode) -> str:
+        text = super().construct_yaml_str(node)
+        if "\0" in text:
+            raise _mark("text with a NUL in it", node)
+        return str(text)
+
 
 _StrictLoader.yaml_implicit_resolvers = {  # no key is a date, and 2026-01-01 may be a name
     first: [(tag, rule) for tag, rule in rules if not tag.endswith((":bool", ":timestamp"))]
@@ -45,6 +52,7 @@ _StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )
 _StrictLoader.add_constructor("tag:yaml.org,2002:float", _StrictLoader.construct_yaml_float)
+_StrictLoader.add_constructor("tag:yaml.org,2002:str", _StrictLoader.construct_yaml_str)
 _StrictLoader.add_implicit_resolver(  # YAML 1.1 reads 1e-3 as text
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )

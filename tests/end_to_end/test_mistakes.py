@@ -42,6 +42,7 @@ FILES: dict[str, tuple[bytes, str]] = {
     "two documents": (b"--- {}\n--- {}\n", "line 2, column 1…another document"),
     "python": (b"!!python/object:os.system x\n", "line 1, column 1…python/object"),
     "a list as key": (b"? [a, b]\n: 1\n", "line 1, column 3: keys are plain words"),
+    "a NUL": (b'a: ["\\0", 1]\n', "line 1, column 5: text with a NUL in it"),
     "merge key": (b"a: &x {b: 1}\nc:\n  <<: *x\n", "line 3, column 3: keys are not merged"),
     "endless depth": (b"[" * 5000, "no valid YAML"),
 }
