@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 
 from terminals import Terminal, repeatable
@@ -15,6 +16,7 @@ def test_a_campaign_in_postgresql(
     opened = terminal(settings={"MMMO_STORE": postgres_url})
     with opened.start("launch", "campaign.yaml") as campaign:
         opened.wait_for("completed", 4, campaign)
+        campaign.send_signal(signal.SIGSTOP)  # it must not end before the other command looks
         refused = opened.run("resume", "digits", code=3)
         assert f"already running: process {campaign.pid} on" in refused.stderr
         campaign.kill()
