@@ -12,6 +12,7 @@ import math
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -24,6 +25,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
+from evaluators.unfailing import unfailing
 from evaluators.worker import (
     EvaluationJob,
     EvaluationResult,
@@ -37,7 +39,7 @@ LOADING_TIMEOUT_S = 1800.0
 """A worker that was given a job must have sources and model open within this time."""
 
 _LOOK_S = 1.0  # a worker's death is noticed after this even if its children hold its pipes open
-_LOG_TAIL = 4000  # characters
+_LOG_TAIL = 4000  # bytes
 
 
 @dataclass
@@ -218,7 +220,15 @@ def _ending(process: SpawnProcess) -> str:
 
 
 def _tail(log: Path | None) -> str:
-    return log.read_text(errors="replace")[-_LOG_TAIL:] if log is not None and log.exists() else ""
+    if log is None:
+        return ""
+    try:
+        with log.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _LOG_TAIL))
+            return file.read(_LOG_TAIL).decode(errors="replace")
+    except OSError:  # it was never made, or is gone
+        return ""
 
 
 def _serve(connection: Connection, workbench: Workbench, log: Path | None) -> None:
@@ -230,9 +240,8 @@ def _serve(connection: Connection, workbench: Workbench, log: Path | None) -> No
     os.setsid()
     threading.Thread(target=_die_with_parent, daemon=True).start()
     if log is not None:
-        with log.open("ab") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
+        _write_to(log)
+    sys.stdout, sys.stderr = unfailing(1), unfailing(2)  # no trial pays for a full log
     faulthandler.enable()
     for library in ("OMP", "MKL", "OPENBLAS"):  # read when torch is imported, below
         os.environ[f"{library}_NUM_THREADS"] = str(workbench.threads)
@@ -243,6 +252,17 @@ def _serve(connection: Connection, workbench: Workbench, log: Path | None) -> No
         while True:
             job: EvaluationJob = connection.recv()
             connection.send(worker.run(job, lambda: connection.send(time.monotonic())))
+
+
+def _write_to(log: Path) -> None:
+    """Let this process's output go to a log, or nowhere if the log cannot be opened."""
+    try:
+        descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    except OSError:
+        descriptor = os.open(os.devnull, os.O_WRONLY)
+    for standard in (1, 2):
+        os.dup2(descriptor, standard)
+    os.close(descriptor)
 
 
 def _die_with_parent() -> None:

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from errno import EDQUOT, ENOSPC
 from typing import TYPE_CHECKING, Any, Literal
 
 from evaluators.benchmarks.benchmark import (
@@ -36,6 +37,7 @@ FailureKind = Literal[
     "timeout",
     "worker_lost",
     "loading_error",
+    "full_disk",
     "benchmark_error",
     "other_weights",
 ]
@@ -47,10 +49,14 @@ RETRIED: dict[FailureKind, bool] = {
     "timeout": True,  # the machine may have been busy
     "worker_lost": True,  # killed from outside, most often
     "loading_error": True,  # the files may be back
+    "full_disk": True,  # space may be free later
     "benchmark_error": False,  # scoring is deterministic
     "other_weights": False,  # merging is deterministic: something else changed
 }
 """Which kinds of failure are worth another attempt."""
+
+BLAMELESS: frozenset[FailureKind] = frozenset({"loading_error", "full_disk"})
+"""Kinds that say something of the worker's surroundings and nothing of the trial."""
 
 
 @dataclass(frozen=True)
@@ -263,6 +269,8 @@ def _failure(error: Exception, otherwise: FailureKind) -> Failure:
     kind = otherwise
     if _is_out_of_memory(error):
         kind = "out_of_memory"
+    elif _is_full_disk(error):
+        kind = "full_disk"
     elif isinstance(error, RecipeError):
         kind = "invalid_recipe"
     lines = str(error).strip().splitlines()
@@ -271,12 +279,22 @@ def _failure(error: Exception, otherwise: FailureKind) -> Failure:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Look through what the error was raised from, too: a benchmark may have wrapped it."""
     from torch import OutOfMemoryError
 
-    if isinstance(error, (MemoryError, OutOfMemoryError)):
-        return True
-    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
-        return True  # torch's allocator on the CPU has no type of its own
-    cause = error.__cause__ or error.__context__
-    return cause is not None and _is_out_of_memory(cause)
+    return any(
+        isinstance(e, (MemoryError, OutOfMemoryError))
+        # torch's allocator on the CPU has no type of its own
+        or (isinstance(e, RuntimeError) and "can't allocate memory" in str(e))
+        for e in _causes(error)
+    )
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    return any(isinstance(e, OSError) and e.errno in (ENOSPC, EDQUOT) for e in _causes(error))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it was raised from: a benchmark may have wrapped it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

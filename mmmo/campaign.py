@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluators.pool import EvaluatorPool, open_pool
-from evaluators.worker import RETRIED, EvaluationJob, EvaluationResult
+from evaluators.worker import BLAMELESS, RETRIED, EvaluationJob, EvaluationResult
 from mmmo.config import CampaignConfig
 from mmmo.errors import Fault, Problems, UserError
 from mmmo.history import History
@@ -92,7 +92,7 @@ class Campaign:
         self._running: set[int] = set()
         self._exhausted = False
         self._confirmed = False
-        self._unloadable = 0
+        self._helpless = 0
         self._interrupts = Interrupts()
 
     def run(self) -> History:
@@ -293,21 +293,22 @@ class Campaign:
         """Record a result; a failure of a kind that may pass is tried again.
 
         Raises:
-            Fault: workers cannot open what they need; no trial is to pay for that.
+            Fault: workers cannot open what they need, or have no disk space; no trial is to pay
+                for that.
         """
         self._running.discard(result.trial)
         trial, failure = self._history.trials[result.trial], result.failure
-        unloadable = failure is not None and failure.kind == "loading_error"
-        self._unloadable = self._unloadable + 1 if unloadable else 0
+        blameless = failure is not None and failure.kind in BLAMELESS
+        self._helpless = self._helpless + 1 if blameless else 0
         if failure is None:
             self._account.work_s += sum(s for part, s in result.timings.items() if part != "load_s")
             self._record(trial.number, "grown" if trial.growth else "completed", completed(result))
             return
-        again = unloadable or (RETRIED[failure.kind] and trial.tried < self._config.pool.retries)
+        again = blameless or (RETRIED[failure.kind] and trial.tried < self._config.pool.retries)
         self._record(trial.number, "failed", {**asdict(failure), "final": not again})
-        if self._unloadable > self._config.pool.retries:
+        if self._helpless > self._config.pool.retries:
             raise Fault(
-                f"workers cannot load: {failure.message}",
+                f"workers cannot work ({failure.kind}): {failure.message}",
                 f"the state is safe; when it is mended: mmmo resume {self._config.name}",
             )
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from evaluators.recipe import MergeRecipe
+from evaluators.worker import BLAMELESS
 from mmmo.records import Growth, Measurement, State, Trial
 from mmmo.store import Event
 
@@ -101,7 +102,7 @@ def _on_failed(trial: Trial | None, event: Event) -> Trial:
     trial, p = _known(trial, event), event.payload
     failure = {"kind": p["kind"], "message": p["message"], "detail": p["detail"]}
     state: State = "failed" if p["final"] else "proposed"
-    own = int(p["kind"] != "loading_error")  # no trial pays for a worker that cannot load
+    own = int(p["kind"] not in BLAMELESS)
     if (growth := trial.growth) is not None:
         failures = growth.failures + own
         return replace(

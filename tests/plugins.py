@@ -67,6 +67,17 @@ class Shout(First):
         return super().outcomes(model, split, items)
 
 
+class FullDisk(First):
+    """Writes where there is no space, and wraps the error."""
+
+    def outcomes(self, model: LiveModel, split: Split, items: Positions) -> Outcomes:
+        try:
+            Path("/dev/full").write_text("an answer")
+        except OSError as error:
+            raise ValueError("no answer") from error
+        return super().outcomes(model, split, items)
+
+
 class Raise(First):
     """Raises."""
 

@@ -64,6 +64,18 @@ def test_sources_that_cannot_be_opened_fail_the_job(tmp_path: Path) -> None:
     assert "expert" in result.failure.message
 
 
+def test_a_log_that_takes_nothing_costs_no_trial(tmp_path: Path) -> None:
+    workbench, logs = workbench_of(tmp_path), tmp_path / "logs"
+    (logs / "worker-0.log").mkdir(parents=True)
+    (logs / "worker-1.log").symlink_to("/dev/full")
+    with open_pool("process", workbench, 2, log_folder=logs) as pool:
+        for trial in range(2):
+            pool.submit(job(workbench, trial, "shout"))
+        results = [*pool.collect(None)]
+        results += [] if len(results) == 2 else pool.collect(None)
+    assert sorted((r.trial, r.failure) for r in results) == [(0, None), (1, None)]
+
+
 def test_loading_has_a_time_limit_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -171,6 +171,7 @@ def test_files_that_come_back_are_opened_then(tmp_path: Path, name: str, error: 
         ("raise", "benchmark_error", "RuntimeError: this benchmark cannot score"),
         ("outofmemory", "out_of_memory", "allocate memory"),
         ("wrapped", "out_of_memory", "ValueError: too big"),
+        ("fulldisk", "full_disk", "ValueError: no answer"),
     ],
 )
 def test_an_error_while_scoring_is_typed(
@@ -183,7 +184,7 @@ def test_an_error_while_scoring_is_typed(
     assert result.failure.kind == kind
     assert message in result.failure.message
     assert "\n" not in result.failure.message
-    assert result.failure.detail.startswith("Traceback")
+    assert "Traceback (most recent call last)" in result.failure.detail
     assert "plugins.py" in result.failure.detail
     assert result.scores == {}
     assert {"merge_s", f"{benchmark}_s"} < set(result.timings)
