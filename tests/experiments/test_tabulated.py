@@ -16,7 +16,7 @@ from experiments.digits import zoo as digits
 from experiments.sample_efficiency import tables
 from experiments.sample_efficiency.contestants import open_contestant
 from experiments.sample_efficiency.problems import open_problem
-from experiments.sample_efficiency.references import describe, open_reference
+from experiments.sample_efficiency.references import describe, greedy, open_reference
 from experiments.sample_efficiency.spending import search
 from experiments.sample_efficiency.study import Run, execute
 from experiments.sample_efficiency.tables import Table
@@ -75,7 +75,8 @@ def test_values_by_hand() -> None:
     first, second = 0.15 * 2.75 * 0.55, 0.65 * 0.25 * 0.05
     assert reference.hypervolume == pytest.approx(first + second - 0.15 * 0.25 * 0.05)
     assert describe(problem, budget=2, draws=1) == (
-        "small: 2 recipes, 2 on the front; 2 random ones reach 100 %, the 1 anchors 97 %"
+        "small: 2 recipes, 2 on the front; 2 random ones reach 100 %, the 1 anchors 97 %, "
+        "the greedily best 100.0 %, held-out 100.0 %"
     )
     scores = Tabulated("small-scores", small(), sparsity=False)
     assert scores.truth(x).tolist() == [[0.25, -2.5], [0.75, -5.0]]
@@ -238,3 +239,11 @@ def test_a_table_is_made_of_blocks_and_carried_on(
     assert torch.equal(experts.argmax(0), torch.arange(3))  # each is best at its own view
     assert problem.reference[:3].tolist() == [0.25] * 3
     assert problem.truth(torch.zeros(1, 3).double())[0, 3] == 0.0
+
+
+def test_the_greedy_choice_takes_the_largest_area_then_what_adds_most() -> None:
+    # Above (0, 0): areas 4, 3, 3, 1. After (2, 2) the points (3, 1) and (1, 3) add 1 each, and
+    # (1, 1) is dominated; the second row of equal gain waits its turn.
+    values = np.array([[3.0, 1.0], [1.0, 3.0], [2.0, 2.0], [1.0, 1.0]])
+    assert greedy(values, np.zeros(2), 2) == [2, 0]
+    assert greedy(values, np.zeros(2), 9) == [2, 0, 1]
