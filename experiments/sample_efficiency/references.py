@@ -101,7 +101,8 @@ def describe(problem: Tabulated, budget: int = 30, draws: int = 200) -> str:
         f"{problem.name}: {problem.points} recipes, {len(reference.front)} on the front; "
         f"{budget} random ones reach {100 * np.mean(reached):.0f} %, "
         f"the {len(problem.anchors)} anchors {100 * anchors:.0f} %, "
-        f"the greedily best {100 * all_known:.1f} %, held-out {100 * unseen / reference.held_out:.1f} %"
+        f"the greedily best {100 * all_known:.1f} %, "
+        f"held-out {100 * unseen / reference.held_out:.1f} %"
     )
 
 
