@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmmo.errors import EXIT_DONE, EXIT_INTERRUPTED, Fault, MmmoError, UserError
+from mmmo.errors import EXIT_DONE, EXIT_INTERRUPTED, Fault, MmmoError, UserError, unwritable
+from mmmo.terminal import secure_streams, tell
 
 if TYPE_CHECKING:
     from mmmo.config import CampaignConfig
@@ -51,7 +52,7 @@ def init(
     except FileExistsError:
         raise UserError(f"{file}: exists already; name another file") from None
     except OSError as error:
-        raise UserError(f"{file}: cannot be written: {error.strerror}") from None
+        raise unwritable(file, error) from None
     print(f"wrote {file}; edit it, then: mmmo check {file}")
 
 
@@ -275,7 +276,7 @@ def _run(store: Store, config: CampaignConfig, facts: Facts | None = None) -> No
 
 
 def _interrupted(name: str, what: str) -> None:
-    print(f"interrupted; {what}, the state is safe: mmmo resume {name}", file=sys.stderr)
+    tell(f"interrupted; {what}, the state is safe: mmmo resume {name}")
     raise typer.Exit(EXIT_INTERRUPTED)
 
 
@@ -285,7 +286,7 @@ def _print_json(document: Any) -> None:
 
 def _warn(lines: list[str]) -> None:
     for warning in lines:
-        print(f"warning: {warning}", file=sys.stderr)
+        tell(f"warning: {warning}")
 
 
 def main() -> None:
@@ -295,25 +296,46 @@ def main() -> None:
     warnings.formatwarning = lambda message, category, filename, lineno, line=None: (
         f"warning: {message}\n"
     )
+    secure_streams()
+    code = _run_verb()
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        code = _cut_off(error) or code
+    sys.exit(code)
+
+
+def _run_verb() -> int:
+    """Run what the arguments ask for; the answer is the exit code."""
     try:
         code = app(prog_name="mmmo", standalone_mode=False)
-        sys.stdout.flush()
     except MmmoError as error:
-        code = _complain(error.lines(), error.hint, error.exit_code)
+        return _complain(error)
     except typer.TyperException as error:  # an argument that no verb takes
-        code = _complain([error.format_message().rstrip(".")], "see mmmo --help", 2)
+        return _complain(UserError(error.format_message().rstrip("."), "see mmmo --help"))
     except (KeyboardInterrupt, typer.Abort):
-        code = _complain(["interrupted"], "", EXIT_INTERRUPTED)
-    except (BrokenPipeError, SystemExit) as error:  # `mmmo trials NAME | head`
-        if not any(isinstance(e, BrokenPipeError) for e in (error, error.__context__)):
+        tell("mmmo: interrupted")
+        return EXIT_INTERRUPTED
+    except SystemExit as error:
+        if not isinstance(error.__context__, BrokenPipeError):
             raise  # typer turns a broken pipe, and nothing else, into an exit
+        return _cut_off(error.__context__)
+    except OSError as error:
+        return _cut_off(error)
+    return code if isinstance(code, int) else EXIT_DONE
+
+
+def _cut_off(error: OSError) -> int:
+    """What no verb explains is about what is printed, or names its file."""
+    if error.filename is None:  # the rest, at the end of the process, would fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = EXIT_DONE
-    sys.exit(code if isinstance(code, int) else EXIT_DONE)
+    if isinstance(error, BrokenPipeError):  # `mmmo trials NAME | head`
+        return EXIT_DONE
+    return _complain(unwritable(error.filename or "standard output", error))
 
 
-def _complain(lines: list[str], hint: str, code: int) -> int:
-    *first, last = lines
-    for line in [*first, f"{last}; {hint}" if hint else last]:
-        print(f"mmmo: {line}", file=sys.stderr)
-    return code
+def _complain(error: MmmoError) -> int:
+    *first, last = error.lines()
+    for line in [*first, f"{last}; {error.hint}" if error.hint else last]:
+        tell(f"mmmo: {line}")
+    return error.exit_code

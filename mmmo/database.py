@@ -87,6 +87,7 @@ LEASES = Table(
 
 _HINTS = {
     "is locked": "another program holds the file; close it and try again",
+    "No space left": "free some space, then resume the campaign",
     "disk is full": "free some space, then resume the campaign",
     "disk I/O error": "check the disk and its free space, then resume the campaign",
     "readonly": "make the file and its folder writable, or choose another store",

@@ -11,6 +11,7 @@ A `UserError` may carry several problems; each is one line.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from errno import EDQUOT, ENOSPC
 
 EXIT_DONE = 0
 EXIT_INTERRUPTED = 130
@@ -59,6 +60,13 @@ class Problems(UserError):
 
 class StoreError(UserError):
     """The store cannot be opened, read or written."""
+
+
+def unwritable(place: object, error: OSError) -> UserError:
+    """What to say of a place that cannot be written to."""
+    full = error.errno in (ENOSPC, EDQUOT)
+    hint = "free some space, then run it again" if full else ""
+    return UserError(f"{place}: cannot be written: {error.strerror or error}", hint)
 
 
 class AlreadyRunning(MmmoError):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from evaluators.durable import remove_leftovers, whole_folder
 from mmmo.card import model_card
-from mmmo.errors import Fault, Problems, UserError
+from mmmo.errors import Fault, Problems, UserError, unwritable
 from mmmo.exported import MANIFEST, RECIPE, file_digests, read_manifest, recipe_text, verify_export
 from mmmo.front_files import write_front
 from mmmo.held_out import (
@@ -76,8 +76,7 @@ def export_trials(
     try:
         yield from _Export(history, trials, folder, shard_size_bytes).run()
     except OSError as error:
-        where = error.filename or folder
-        raise UserError(f"{where}: cannot be written: {error.strerror or error}") from None
+        raise unwritable(error.filename or folder, error) from None
 
 
 class _Export:

@@ -23,7 +23,7 @@ from evaluators.merging.stack import stacked_sources
 from evaluators.merging.tables import Tables
 from evaluators.recipe import WHOLE, DType, MergeRecipe, ModelRef
 from evaluators.sources import Checkpoint, SourceError, Sources, SourcesError, open_sources
-from mmmo.errors import Problems, UserError
+from mmmo.errors import Problems, UserError, unwritable
 from mmmo.model_folder import write_mergekit, write_model
 from mmmo.terminal import tell
 from mmmo.writing import WritingDisplay
@@ -56,8 +56,7 @@ def merge(
     try:
         yield from _Merge(config, out, cast("DType | None", dtype), seed).run(shard_size_bytes)
     except OSError as error:
-        where = error.filename or out
-        raise UserError(f"{where}: cannot be written: {error.strerror or error}") from None
+        raise unwritable(error.filename or out, error) from None
 
 
 class _Merge:

@@ -13,7 +13,7 @@ import yaml
 from evaluators.durable import remove_leftovers, write_whole
 from mmmo.beliefs import belief_table
 from mmmo.config import BudgetConfig
-from mmmo.errors import UserError
+from mmmo.errors import unwritable
 from mmmo.figures import front_figures, gain_figure, held_out_figures, hypervolume_figure
 from mmmo.held_out import held_out_scores
 from mmmo.history import History
@@ -38,7 +38,7 @@ def write_report(history: History, path: Path) -> Path:
         remove_leftovers(path.parent)
         write_whole(path, text)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
+        raise unwritable(path, error) from None
     return path
 
 

@@ -30,17 +30,7 @@ from evaluators.worker import (
 
 TIMEOUT_S = 4.0
 ALL = slice(0, 8)
-PLUGINS = (
-    "First",
-    "Memory",
-    "Shout",
-    "FullDisk",
-    "Raise",
-    "Exit",
-    "Kill",
-    "Hang",
-    "OutOfMemory",
-)
+PLUGINS = ("First", "Memory", "Shout", "Raise", "Exit", "Kill", "Hang", "OutOfMemory")
 
 
 def workbench_of(folder: Path) -> Workbench:

@@ -171,14 +171,18 @@ def test_files_that_come_back_are_opened_then(tmp_path: Path, name: str, error: 
         ("raise", "benchmark_error", "RuntimeError: this benchmark cannot score"),
         ("outofmemory", "out_of_memory", "allocate memory"),
         ("wrapped", "out_of_memory", "ValueError: too big"),
-        ("fulldisk", "full_disk", "ValueError: no answer"),
+        ("writer", "full_disk", "ValueError: no answer"),
     ],
 )
 def test_an_error_while_scoring_is_typed(
-    workbench: Workbench, benchmark: str, kind: FailureKind, message: str
+    workbench: Workbench, benchmark: str, kind: FailureKind, message: str, tmp_path: Path
 ) -> None:
-    more = dict(workbench.benchmarks) | {"wrapped": BenchmarkSpec("plugins:Wrapped", {})}
-    worker = Worker(replace(workbench, benchmarks=more))
+    (tmp_path / "answers").symlink_to("/dev/full")
+    more = {
+        "wrapped": BenchmarkSpec("plugins:Wrapped", {}),
+        "writer": BenchmarkSpec("plugins:Writer", {"pids": tmp_path}),
+    }
+    worker = Worker(replace(workbench, benchmarks=dict(workbench.benchmarks) | more))
     result = worker.run(job(workbench, 1, "first", benchmark))
     assert result.failure is not None
     assert result.failure.kind == kind
