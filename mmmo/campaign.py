@@ -139,15 +139,13 @@ class Campaign:
             raise Problems(changes, "put them back, or begin a campaign of another name")
 
     def _begin_session(self) -> None:
-        """Record that it begins; a stop asked for while the sources were read is meant for it."""
-        asked = any(event.kind == "stop_requested" for event in self._history.update())
+        """Record that it begins; it heeds every stop asked for since it holds the lease."""
         session = {
             "budget": self._config.budget.model_dump(mode="json"),
             "pool": self._config.pool.model_dump(mode="json"),
+            "held_after": self._lease.after,
         }
-        requests: list[NewEvent] = [(None, "stop_requested", {})] if asked else []
-        self._store.append_many(self._lease, [(None, "started_session", session), *requests])
-        self._changed()
+        self._record(None, "started_session", session)
 
     def _open_pool(self) -> EvaluatorPool:
         pool = self._config.pool

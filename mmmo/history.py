@@ -35,7 +35,6 @@ class History:
         confirming: trials of the front that were ordered to be scored on all items since the
             search proposed its last candidate.
         finished: summary of the *finished* event, or None.
-        stop_requested: whether somebody asked to stop since the last session began.
 
     Raises:
         StoreError: there is no such campaign, or what is stored cannot be read.
@@ -49,7 +48,7 @@ class History:
         self.summaries: list[Mapping[str, Any]] = []
         self.confirming: set[int] = set()
         self.finished: Mapping[str, Any] | None = None
-        self.stop_requested = False
+        self._asked_to_stop = self._held_after = 0
         self._facts: Facts | None = None
         self._paused = False
         self._last_event = 0
@@ -157,6 +156,11 @@ class History:
         return bool(self.confirming) or self.finished is not None
 
     @property
+    def stop_requested(self) -> bool:
+        """Whether somebody asked to stop since the last session took its lease."""
+        return self._asked_to_stop > self._held_after
+
+    @property
     def active_seconds(self) -> float:
         """How long the campaign has run, over all its sessions."""
         return sum(end - begin for begin, end in self._sessions)
@@ -194,10 +198,11 @@ class History:
             self._facts = Facts.read(event.payload)
         elif event.kind == "started_session":
             self._sessions.append([event.at, event.at])
-            self.stop_requested, self.finished, self._paused = False, None, False
+            self.finished, self._paused = None, False
+            self._held_after = event.payload.get("held_after", event.id)
             self._reconfigure(event.payload)
         elif event.kind == "stop_requested":
-            self.stop_requested = True
+            self._asked_to_stop = event.id
         elif event.kind == "finished":
             self.finished = event.payload
         elif event.kind == "modelled":

@@ -75,21 +75,25 @@ class Lease:
     Args:
         campaign: id of the campaign.
         owner: a random token; the store knows the lease by it.
+        after: id of the campaign's last event before it, 0 without one: what is requested later is
+            meant for whoever holds this lease.
         ttl_s: seconds that it holds without a renewal; it is renewed three times as often.
         renew: returns False if the lease is not ours any more.
         release: gives it back; does nothing if it is not ours.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         campaign: int,
         owner: str,
+        after: int,
         ttl_s: float,
         renew: Callable[[Lease], bool],
         release: Callable[[Lease], None],
     ) -> None:
         self.campaign = campaign
         self.owner = owner
+        self.after = after
         self.ttl_s = ttl_s
         self._renew = renew
         self._release = release

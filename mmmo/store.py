@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from mmmo.database import CAMPAIGNS, EVENTS, LEASES, Database
@@ -178,7 +178,8 @@ class Store:
             connection.execute(delete(LEASES).where(LEASES.c.campaign_id == campaign))
             values = {"campaign_id": campaign, "owner": owner, "since": now} | asdict(me)
             connection.execute(insert(LEASES).values(values | {"expires_at": now + ttl_s}))
-        return Lease(campaign, owner, ttl_s, self._renew, self._release)
+            after = _last_event(connection, campaign)
+        return Lease(campaign, owner, after, ttl_s, self._renew, self._release)
 
     def append(self, lease: Lease, trial: int | None, kind: str, payload: Mapping[str, Any]) -> int:
         """Record one event and return its id; it is durable when this returns.
@@ -294,6 +295,11 @@ def _insert(connection: Connection, campaign: int, event: NewEvent) -> int:
         insert(EVENTS).values(values).returning(EVENTS.c.id)
     ).scalar_one()
     return new_id
+
+
+def _last_event(connection: Connection, campaign: int) -> int:
+    last = select(func.max(EVENTS.c.id)).where(EVENTS.c.campaign_id == campaign)
+    return connection.execute(last).scalar() or 0
 
 
 def _is_of(lease: Lease) -> tuple[Any, ...]:

@@ -195,6 +195,16 @@ class StoreContract:
         events = [(e.id, e.trial, e.kind, e.payload) for e in alice.events("alice")]
         assert events == [(asked, None, "stop_requested", {}), (after, None, "stopping", {})]
 
+    def test_a_lease_knows_what_was_requested_before_it(self, alice: Store) -> None:
+        with alice.acquire("alice") as lease:
+            assert lease.after == 0
+        alice.create("bob", "", "", {}, {})
+        before = alice.request("alice", "stop_requested")
+        alice.request("bob", "stop_requested")
+        with alice.acquire("alice") as lease:
+            assert lease.after == before
+            assert alice.request("alice", "stop_requested") > lease.after
+
     def test_of_several_processes_one_wins(self, alice: Store, url: str) -> None:
         contenders = [start(CONTENDER, url, f"other-{n}") for n in range(3)]
         assert [c.stdout.readline() for c in contenders] == ["ready\n"] * 3
