@@ -11,7 +11,10 @@ import faulthandler
 import math
 import multiprocessing
 import os
+import pickle
 import signal
+import socket
+import struct
 import sys
 import threading
 import time
@@ -39,6 +42,7 @@ LOADING_TIMEOUT_S = 1800.0
 """A worker that was given a job must have sources and model open within this time."""
 
 _LOOK_S = 1.0  # a worker's death is noticed after this even if its children hold its pipes open
+_PAUSE_S = 30  # whole seconds between two parts of an answer
 _LOG_TAIL = 4000  # bytes
 
 
@@ -47,6 +51,7 @@ class _Slot:
     """One worker process and the job that it holds.
 
     Attributes:
+        sender: hands the job over; it waits where a pipe holds less than a job.
         deadline: on the monotonic clock.
         overdue: what to say when the deadline has passed.
     """
@@ -55,6 +60,7 @@ class _Slot:
     connection: Connection
     log: Path | None
     job: EvaluationJob | None = None
+    sender: threading.Thread | None = None
     deadline: float = math.inf
     overdue: str = ""
 
@@ -131,6 +137,8 @@ class ProcessPool:
         with _interrupts_held_back():
             process.start()
         theirs.close()
+        with _socket_of(ours) as end:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _PAUSE_S, 0))
         return _Slot(process, ours, log)
 
     def _replace(self, n: int) -> None:
@@ -149,11 +157,12 @@ class ProcessPool:
                 self._hand(self._slots[n], self._backlog.popleft())
 
     def _hand(self, slot: _Slot, job: EvaluationJob) -> None:
+        message = pickle.dumps(job)
         slot.job = job
         slot.deadline = time.monotonic() + LOADING_TIMEOUT_S
         slot.overdue = f"sources and model were not open within {LOADING_TIMEOUT_S:g} s"
-        with suppress(OSError):  # it died this moment: `collect` finds the job unanswered
-            slot.connection.send(job)
+        slot.sender = threading.Thread(target=_send, args=(slot.connection, message), daemon=True)
+        slot.sender.start()
 
     def _answer(self, n: int) -> EvaluationResult | None:
         """Answer the job of worker n, if there is something to say about it."""
@@ -172,13 +181,17 @@ class ProcessPool:
         return result
 
     def _receive(self, slot: _Slot) -> EvaluationResult | None:
-        with suppress(EOFError, OSError):  # broken off by its death, which is noticed elsewhere
+        try:
             while slot.connection.poll():
                 message: EvaluationResult | float = slot.connection.recv()
                 if isinstance(message, EvaluationResult):
                     return message
                 slot.deadline = message + self._trial_timeout_s
                 slot.overdue = f"no scores within {self._trial_timeout_s:g} s"
+        except BlockingIOError:
+            slot.deadline, slot.overdue = -math.inf, "it stopped in the middle of its answer"
+        except (EOFError, OSError):
+            pass  # broken off by its death, which is noticed elsewhere
         return None
 
     def _give_up(self, n: int, kind: FailureKind, message: str) -> EvaluationResult | None:
@@ -201,6 +214,16 @@ def _interrupts_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _socket_of(connection: Connection) -> socket.socket:
+    """What is under our end of a pipe, once more."""
+    return socket.socket(fileno=os.dup(connection.fileno()))
+
+
+def _send(connection: Connection, job: bytes) -> None:
+    with suppress(OSError):  # it died this moment: `collect` finds the job unanswered
+        connection.send_bytes(job)
+
+
 def _stop(slot: _Slot) -> None:
     pid = slot.process.pid
     with suppress(ProcessLookupError, PermissionError):  # no group yet, or all of it dead
@@ -209,6 +232,10 @@ def _stop(slot: _Slot) -> None:
     slot.process.kill()
     slot.process.join()
     slot.process.close()
+    with suppress(OSError), _socket_of(slot.connection) as end:
+        end.shutdown(socket.SHUT_RDWR)  # nobody sends on, whoever inherited the other end
+    if slot.sender is not None:
+        slot.sender.join()
     slot.connection.close()
 
 

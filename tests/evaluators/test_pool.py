@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pickle
 import signal
+import struct
 import subprocess
 import sys
+import termios
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from contracts.pool_contract import PoolContract, is_running, job, until, workbench_of
 
 from evaluators.inline_pool import InlinePool
-from evaluators.pool import open_pool
+from evaluators.pool import EvaluatorPool, open_pool
 from evaluators.process_pool import ProcessPool
 from evaluators.recipe import ModelRef
 from evaluators.worker import EvaluationJob, Workbench
 
 ROOT = Path(__file__).parents[2]
+VAST = 1 << 20
+"""Items; four bytes each."""
 
 
 class TestInline(PoolContract):
@@ -89,6 +98,71 @@ def test_loading_has_a_time_limit_of_its_own(
     assert "not open within 0.01 s" in result.failure.message
 
 
+def vast(workbench: Workbench, trial: int) -> EvaluationJob:
+    """A job, with an answer, that no pipe holds."""
+    known = np.zeros(VAST, dtype=np.float32)
+    return replace(job(workbench, trial, "first"), known={"first": known})
+
+
+def worker_of(pool: EvaluatorPool, workbench: Workbench) -> int:
+    """The process number of the only worker."""
+    pool.submit(job(workbench, 0, "memory"))
+    (result,) = pool.collect(None)
+    return int(result.scores["memory"].outcomes[0])
+
+
+@contextmanager
+def stopped(worker: int) -> Iterator[None]:
+    """Stop a process; a test that fails to go on goes on when it is killed in the end."""
+    os.kill(worker, signal.SIGSTOP)
+    end = threading.Timer(60, os.kill, (worker, signal.SIGKILL))
+    end.start()
+    try:
+        yield
+    finally:
+        end.cancel()
+
+
+def test_a_vast_job_is_handed_over_while_the_caller_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workbench = workbench_of(tmp_path)
+    with open_pool("process", workbench, 1) as pool:
+        pool.submit(vast(workbench, 1))
+        (result,) = pool.collect(None)
+        assert result.failure is None
+        assert result.scores["first"].n == VAST + 8
+        worker = worker_of(pool, workbench)
+        monkeypatch.setattr("evaluators.process_pool.LOADING_TIMEOUT_S", 0.5)
+        with stopped(worker):
+            pool.submit(vast(workbench, 2))
+            (result,) = pool.collect(None)
+        assert result.failure is not None
+        assert (result.trial, result.failure.kind) == (2, "timeout")
+
+
+def test_a_worker_that_stops_in_its_answer_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evaluators.process_pool._PAUSE_S", 1)
+    workbench = workbench_of(tmp_path)
+    with ProcessPool(workbench) as pool:
+        worker = worker_of(pool, workbench)
+        pool.submit(vast(workbench, 1))
+        pipe = pool._slots[0].connection.fileno()
+        until(lambda: waiting_bytes(pipe) > 1000)  # more than the time of the job's start
+        with stopped(worker):
+            (result,) = pool.collect(None)
+        assert result.failure is not None
+        assert result.failure.message == "it stopped in the middle of its answer"
+        assert not is_running(worker)
+
+
+def waiting_bytes(pipe: int) -> int:
+    """How much can be read from a pipe."""
+    return int(struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4))[0])
+
+
 def test_closing_leaves_no_process() -> None:
     nowhere = Workbench(ModelRef(path="nowhere"), {}, {})
     before = _children()
@@ -118,7 +192,7 @@ def test_a_pool_whose_worker_cannot_be_replaced_can_be_closed(tmp_path: Path) ->
 
 LEFT_OPEN = """
 import sys
-from evaluators.pool import open_pool
+from evaluators.pool import EvaluatorPool, open_pool
 from evaluators.recipe import ModelRef
 from evaluators.worker import Workbench
 
@@ -143,7 +217,7 @@ def test_a_pool_left_open_lets_a_console_script_end(tmp_path: Path) -> None:
 
 HANGS = """
 import pickle, sys
-from evaluators.pool import open_pool
+from evaluators.pool import EvaluatorPool, open_pool
 workbench, job = pickle.loads(bytes.fromhex(sys.argv[1]))
 pool = open_pool("process", workbench, 1)
 pool.submit(job)
