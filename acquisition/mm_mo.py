@@ -120,6 +120,11 @@ class MMMO:
         given = {name: value for name, value in options.items() if value is not None}
         return replace(PRESETS[self.preset], **given)
 
+    @property
+    def uses_item_covariance(self) -> bool:
+        """Whether it reads `Observations.Ycov`."""
+        return self.settings.measured_noise and self.settings.item_covariance
+
     def propose(self, observations: Observations, q: int, seed: int) -> Proposal:
         """Propose q points; `seed` is the campaign's, at least 0."""
         return _propose(self.settings, observations, q, seed)

@@ -43,7 +43,7 @@ class Observations:
             task vectors per layer group); None: nothing is known.
         merge_cost: what a merge costs, where scoring it on all items costs 1.
         Ycov: `m x n x n` covariances of the measurements' errors, positive semi-definite, with Yvar
-            on the diagonal; None: errors are independent.
+            on the diagonal; None: errors are independent, or the strategy does not use them.
     """
 
     X: Tensor
@@ -95,7 +95,8 @@ class Proposal:
 class Strategy(Protocol):
     """A stateless proposer: the same arguments always give the same answer.
 
-    The constructor takes the strategy's options as keyword arguments and nothing else.
+    The constructor takes the strategy's options as keyword arguments and nothing else. A strategy
+    that reads `Observations.Ycov` says so by an attribute `uses_item_covariance` that is true.
     """
 
     def propose(self, observations: Observations, q: int, seed: int) -> Proposal:

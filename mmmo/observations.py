@@ -24,12 +24,14 @@ def observations(  # noqa: PLR0913
     known: Sequence[KnownObjective | None],
     anchors: Sequence[Sequence[float]],
     importance: Tensor | None = None,
+    item_covariance: bool = False,
 ) -> Observations:
     """Everything the acquisition needs, maximised, on one scale: an objective that is minimised
     changes its sign, and with it its reference point and its constraints.
 
     A promoted trial that is not done is a point with the scores that it has; one whose promotion
-    failed for good counts as growing for ever.
+    failed for good counts as growing for ever. Covariances of errors take the square of the trials
+    times the items, and are there only if asked for.
     """
 
     def rows(values: Sequence[Sequence[float]], width: int) -> Tensor:
@@ -42,6 +44,7 @@ def observations(  # noqa: PLR0913
     measured = [[t.objective(o) for o in objectives] for t in scored]
     shares = torch.tensor([t.share for t in scored], dtype=torch.double)
     one_order = bool(scored) and all(t.order is None for t in scored)
+    share_errors = item_covariance and one_order
     signs = torch.tensor([o.sign for o in objectives], dtype=torch.double)
     return Observations(
         X=points("completed"),
@@ -59,7 +62,7 @@ def observations(  # noqa: PLR0913
         growing=tuple(row for row, t in enumerate(scored) if t.growth is not None),
         importance=importance,
         merge_cost=merge_cost(scored),
-        Ycov=item_covariances(measured) if one_order else None,
+        Ycov=item_covariances(measured) if share_errors else None,
     )
 
 

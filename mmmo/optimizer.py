@@ -35,7 +35,12 @@ from mmmo.errors import Fault
 from mmmo.observations import observations
 from mmmo.records import Objective, Trial
 from mmmo.space import SearchSpace
-from mmmo.strategies import build_allocation, build_strategy, wants_importance
+from mmmo.strategies import (
+    build_allocation,
+    build_strategy,
+    wants_importance,
+    wants_item_covariance,
+)
 
 set_ax_logger_levels(logging.ERROR)
 
@@ -165,6 +170,7 @@ class Optimizer:
             self._known,
             self._anchors,
             self._importance,
+            wants_item_covariance(self._strategy),
         )
 
     def _draw(self, rows: Sequence[Sequence[float]], first: int) -> list[tuple[float, ...]]:

@@ -41,6 +41,11 @@ def wants_importance(search: SearchConfig) -> bool:
     return bool(search.options.get("importance"))
 
 
+def wants_item_covariance(strategy: Strategy) -> bool:
+    """Whether the strategy asks what errors trials share; most do not even say that they do not."""
+    return bool(getattr(strategy, "uses_item_covariance", False))
+
+
 def refuse_unknown_importance(search: SearchConfig, space: SearchSpace) -> None:
     """Look whether the strategy wants to know what nobody knows.
 

@@ -33,7 +33,9 @@ def scores(right: Sequence[float], nats: Sequence[float]) -> dict[str, Measureme
     }
 
 
-def seen(*measured: dict[str, Measurement], order: int | None = None) -> Observations:
+def seen(
+    *measured: dict[str, Measurement], order: int | None = None, item_covariance: bool = True
+) -> Observations:
     """Observations of a campaign of completed trials with those scores."""
     written: dict[str, Any] = {
         o.name: {"benchmark": o.benchmark} if o.benchmark else {"measure": o.measure}
@@ -55,7 +57,9 @@ def seen(*measured: dict[str, Measurement], order: int | None = None) -> Observa
         )
         for n, found in enumerate(measured)
     ]
-    return observations(trials, OBJECTIVES, config, space, (None,) * 3, [])
+    return observations(
+        trials, OBJECTIVES, config, space, (None,) * 3, [], item_covariance=item_covariance
+    )
 
 
 def test_covariances_by_hand() -> None:
@@ -107,6 +111,11 @@ def test_what_has_no_outcomes_is_independent() -> None:
 def test_orders_of_their_own_share_no_error() -> None:
     told = scores([1, 0, 0], [1.0, 2.0, 3.0])
     assert seen(told, told, order=7).Ycov is None
+
+
+def test_nothing_is_computed_that_is_not_asked_for() -> None:
+    told = scores([1, 0, 0], [1.0, 2.0, 3.0])
+    assert seen(told, told, item_covariance=False).Ycov is None
 
 
 def test_nothing_is_known_before_the_first_trial() -> None:

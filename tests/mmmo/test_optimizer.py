@@ -81,6 +81,25 @@ def test_importance_that_cannot_be_known_is_refused_by_name() -> None:
         refuse_unknown_importance(whole.search, SearchSpace(whole))
 
 
+@pytest.mark.parametrize(
+    ("search", "asked"),
+    [
+        ({"strategy": "mm_mo"}, False),
+        ({"strategy": "mm_mo", "options": {"item_covariance": True}}, True),
+        ({"options": {"item_covariance": True, "measured_noise": False}}, False),
+        ({"strategy": "sobol"}, False),
+    ],
+)
+def test_covariances_are_for_strategies_that_use_them(search: dict[str, Any], asked: bool) -> None:
+    written = {o.name: {"benchmark": o.benchmark} for o in (MATHS, CODE)}
+    config = parse(campaign(objectives=written, search=search), Path("/nowhere"))
+    space = SearchSpace(config)
+    optimizer = Optimizer(config, space, (MATHS, CODE))
+    observed = optimizer._observe(begun(config, space, 3))
+    assert len(observed.X) == 2
+    assert (observed.Ycov is not None) is asked
+
+
 class Doubling(Allocation):
     """Doubles the share of the first two rows that may grow."""
 
