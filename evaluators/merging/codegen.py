@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from evaluators.merging import frames
-from evaluators.merging.frames import Lines
+from evaluators.merging.frames import Line, Lines
 from evaluators.merging.operations import (
     SAME,
     TRACED,
@@ -42,8 +42,9 @@ class Drawing:
     """How blocks of random words are made where they are needed, chunk by chunk.
 
     Attributes:
-        function: (nothing, a key, counters) → `runs` blocks of int16 whose elements, one block
-            behind the other, are the words of a chunk; a chunk has `chunk / runs` counters.
+        function: (nothing, a key, counters) → `runs` blocks of int32 whose halves, lower ones
+            first and one block behind the other, are the words of a chunk; a chunk has
+            `chunk / runs / 2` counters.
         key: how many numbers are a key.
         chunk: elements that are made together.
         runs: blocks in which they are returned.
@@ -57,7 +58,7 @@ class Drawing:
     @property
     def signature(self) -> Signature:
         """What a loop of the function reads and writes."""
-        return Signature((), self.key, (torch.int16,) * self.runs)
+        return Signature((), self.key, (torch.int32,) * self.runs)
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,7 @@ class _Writer:
 
     def __init__(self, blocks: Sequence[torch.dtype], signature: Signature) -> None:
         self._blocks, self._outputs = blocks, signature.outputs
+        self._asked = len(signature.blocks) if signature.drawing else 0
         self._values = Expressions()
         self._uniform: set[torch.fx.Node] = set()  # the same for all elements
         self._lines = Lines()
@@ -154,39 +156,40 @@ class _Writer:
             kind, vector = stored(dtype), VECTORS[held(dtype)]
             lines.before.append(f"const {kind}* b{k} = (const {kind}*)blocks[{k}];")
             lines.load.append(f"const Pairs<{kind}> p{k} = load<TAIL>(b{k} + i, left);")
-            lines.half.append(f"{vector} x{k} = take<ODD>(p{k});")
+            if k < self._asked:  # drawing in between, no pattern is left for the processor to see
+                lines.load.append(f"ahead(b{k} + i);")
+            lines.half.append(Line(f"{vector} x{k} = take<ODD>(p{k});", vector, f"x{k}"))
         for k, node in enumerate(holders[count:-1]):
             self._values.names[node] = (f"s{k}", torch.float32)
             self._uniform.add(node)
             lines.before.append(f"const F s{k} = all<F>(numbers[{k}]);")
         self._values.names[holders[-1]] = ("at", torch.int64)
-        lines.half.append("L at = places<ODD>(start + i);")
+        lines.half.append(Line("L at = places<ODD>(start + i);", "L", "at"))
 
     def _put(self, results: list[torch.fx.Node]) -> None:
         """Store what is written, add up what is summed."""
         lines = self._lines
         for k, (node, dtype) in enumerate(zip(results, self._outputs, strict=True)):
+            value = self._values.converted(node, dtype or torch.float32)
             if dtype is None:  # each total is a variable of its own, so that it stays in registers
                 lines.before.append(f"Total total{k} = {{}};")
-                term = self._values.converted(node, torch.float32)
-                lines.half.append(f"add<TAIL, ODD>(total{k}, {term}, left);")
+                text = f"add<TAIL, ODD>(total{k}, {value}, left);"
                 lines.after.append(f"sums[{k}] += sum(total{k});")
             elif dtype == torch.bool:
-                lines.load.append("Hits hits;")
-                lines.half.append(
-                    f"note<TAIL, ODD>(hits, {self._values.converted(node, dtype)}, left);"
-                )
+                lines.hold.append("Hits hits;")
+                text = f"note<TAIL, ODD>(hits, {value}, left);"
                 lines.store.append("return hits;")
             else:
                 kind = stored(dtype)
                 lines.before.append(f"{kind}* o{k} = ({kind}*)outputs[{k}];")
-                lines.load.append(f"Pairs<{kind}> q{k};")
-                lines.half.append(f"put<ODD>(q{k}, {self._values.converted(node, dtype)});")
+                lines.hold.append(f"Pairs<{kind}> q{k};")
+                text = f"put<ODD>(q{k}, {value});"
                 past = ""
                 if dtype == torch.bfloat16:
                     lines.before.append(f"const bool past{k} = past_caches(o{k}, whole);")
                     past = f", past{k}"
                 lines.store.append(f"store<TAIL>(o{k} + i, q{k}, left{past});")
+            lines.half.append(Line(text, reads=self._named(node)))
 
     def _call(self, node: torch.fx.Node) -> None:
         """Write one operation."""
@@ -202,8 +205,13 @@ class _Writer:
         text = self._values.written(name, node, value.dtype)
         own = f"v{len(self._values.names)}"
         self._values.names[node] = (own, value.dtype)
-        where = self._lines.half
+        kind = VECTORS[held(value.dtype)]
+        line = Line(f"const {kind} {own} = {text};", kind, own, self._named(*node.all_input_nodes))
         if self._uniform.issuperset(node.all_input_nodes):
             self._uniform.add(node)
-            where = self._lines.before
-        where.append(f"const {VECTORS[held(value.dtype)]} {own} = {text};")
+            self._lines.before.append(line.text)
+        else:
+            self._lines.half.append(line)
+
+    def _named(self, *nodes: torch.fx.Node) -> frozenset[str]:
+        return frozenset(self._values.names[node][0] for node in nodes)

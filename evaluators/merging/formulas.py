@@ -118,17 +118,18 @@ def ties(x: Operands) -> Tensor:
     elected = total(deltas)
     side = torch.copysign(torch.ones_like(elected), elected)
     # Turned so that the elected sign is plus: one comparison tells who agrees.
-    turned = [delta * side for delta in deltas]
-    agree = [delta > 0 for delta in turned]
-    size = total([torch.where(a, d, 0.0) for a, d in zip(agree, turned, strict=True)])
+    agree = [delta * side > 0 for delta in deltas]
+    merged = torch.where(agree[0], deltas[0], 0.0)
+    for a, delta in zip(agree[1:], deltas[1:], strict=True):
+        merged = torch.where(a, merged + delta, merged)
     if x.options["normalize"]:
-        weight = torch.zeros_like(size)
+        weight = torch.zeros_like(merged)
         for a, w, keep in zip(agree, x.weights, x.keep, strict=True):
             # Who agrees has survived; half survivors of the probe count half.
             share = w if keep.dtype == torch.bool else w * keep
             weight = torch.where(a, weight + share, weight)
-        size = size / torch.where(weight == 0, 1.0, weight)
-    return moved(x, size * side)
+        merged = merged / torch.where(weight == 0, 1.0, weight)
+    return moved(x, merged)
 
 
 def combination(x: Operands) -> Tensor:

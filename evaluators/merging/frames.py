@@ -8,6 +8,29 @@ from dataclasses import dataclass, field
 HEADER = '#include "vectors.h"\n'
 
 
+_LONG = 40
+"""Lines of a chain that is worth cutting: shorter ones the processor overlaps by itself."""
+_TAKEN = 8
+"""Values that the second part of a step takes over, at most: twice as many registers are full."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of what is done to 16 elements.
+
+    Attributes:
+        text: in C++.
+        kind: type of the value that it defines, if it defines one.
+        name: of that value.
+        reads: names of the values that it reads.
+    """
+
+    text: str
+    kind: str = ""
+    name: str = ""
+    reads: frozenset[str] = frozenset()
+
+
 @dataclass
 class Lines:
     """The lines of one function, by where they stand.
@@ -16,20 +39,53 @@ class Lines:
         before: once, before the loop.
         load: once per 32 elements.
         half: once for those of even and once for those of odd index.
-        store: once per 32 elements, behind both.
+        hold: once per 32 elements: declares what `half` fills and `store` stores.
+        store: once per 32 elements, behind both halves.
         after: once, behind the loop.
     """
 
     before: list[str] = field(default_factory=list)
     load: list[str] = field(default_factory=list)
-    half: list[str] = field(default_factory=list)
+    half: list[Line] = field(default_factory=list)
+    hold: list[str] = field(default_factory=list)
     store: list[str] = field(default_factory=list)
     after: list[str] = field(default_factory=list)
+
+    def cut(self) -> tuple[int, list[Line]] | None:
+        """Find where to cut a step in two: around its middle, where the fewest values are alive.
+
+        Returns:
+            how many lines of a half come first, and those whose values the others read; None where
+            these are too many, or masks, which do not keep well, or the step is short.
+        """
+        n = len(self.half)
+        if n < _LONG:
+            return None
+        cuts = [(k, self._alive(k)) for k in range(n // 3, 2 * n // 3 + 1)]
+        fit = [(k, own) for k, own in cuts if all(x.kind in ("F", "I") for x in own)]
+        best = min(fit, key=lambda cut: len(cut[1]), default=None)
+        return best if best and 0 < len(best[1]) <= _TAKEN else None
+
+    def _alive(self, cut: int) -> list[Line]:
+        read = frozenset[str]().union(*(line.reads for line in self.half[cut:]))
+        return [line for line in self.half[:cut] if line.name in read]
 
 
 def loop(name: str, lines: Lines) -> str:
     """Write a function that takes blocks of n elements, the first of which is number `start`."""
-    return _LOOP.format(name=name, **_step(lines), after=_indented(lines.after, 2))
+    around = {"name": name, "after": _indented(lines.after, 2)}
+    cut = lines.cut()
+    if cut is None:
+        return _LOOP.format(**around, **_step(lines))
+    first, taken = cut
+    names = ", ".join(line.name for line in taken)
+    own = {
+        "first": _indented([line.text for line in lines.half[:first]], 6),
+        "second": _indented([line.text for line in lines.half[first:]], 6),
+        "fields": " ".join(f"{line.kind} {line.name};" for line in taken),
+        "names": names,
+    }
+    return _OVERLAPPED.format(**around, **_step(lines), **own)
 
 
 def search(lines: Lines) -> str:
@@ -64,7 +120,8 @@ def _step(lines: Lines) -> dict[str, str]:
     return {
         "before": _indented(lines.before, 2),
         "load": _indented(lines.load, 4),
-        "half": _indented(lines.half, 6),
+        "half": _indented([line.text for line in lines.half], 6),
+        "hold": _indented(lines.hold, 4),
         "store": _indented(lines.store, 4),
     }
 
@@ -78,6 +135,7 @@ _STEP = """\
   auto step = [&](auto tail, int64_t i, int64_t left) __attribute__((always_inline)) {{
     constexpr bool TAIL = decltype(tail)::value;
 {load}
+{hold}
     auto half = [&](auto odd) __attribute__((always_inline)) {{
       constexpr bool ODD = decltype(odd)::value;
 {half}
@@ -87,13 +145,58 @@ _STEP = """\
   }};
 """
 
-_LOOP = f"""
-static void {{name}}(const void* const* blocks, const float* numbers, void* const* outputs,
-                 double* sums, int64_t start, int64_t n, int64_t whole) {{{{
+_OPENING = """
+static void {name}(const void* const* blocks, const float* numbers, void* const* outputs,
+                 double* sums, int64_t start, int64_t n, int64_t whole) {{"""
+
+_LOOP = f"""{_OPENING}
 {_STEP}
   int64_t i = 0;
   for (; i + STEP <= n; i += STEP) step(std::false_type(), i, STEP);
   if (i < n) step(std::true_type(), i, n - i);
+{{after}}
+}}}}
+"""
+
+# A step is a chain of results, too long for the processor to look beyond it to the next steps. So
+# each step's second part stands beside the first part of the next step, which does not wait for it.
+_OVERLAPPED = f"""{_OPENING}
+{{before}}
+  struct Taken {{{{ {{fields}} }}}};
+  auto begin = [&](auto tail, int64_t i, int64_t left) __attribute__((always_inline)) {{{{
+    constexpr bool TAIL = decltype(tail)::value;
+{{load}}
+    auto half = [&](auto odd) __attribute__((always_inline)) {{{{
+      constexpr bool ODD = decltype(odd)::value;
+{{first}}
+      return Taken{{{{{{names}}}}}};
+    }}}};
+    return Both<Taken>{{{{half(std::false_type()), half(std::true_type())}}}};
+  }}}};
+  auto end = [&](auto tail, int64_t i, int64_t left, Both<Taken> taken)
+      __attribute__((always_inline)) {{{{
+    constexpr bool TAIL = decltype(tail)::value;
+{{hold}}
+    auto half = [&](auto odd, Taken own) __attribute__((always_inline)) {{{{
+      constexpr bool ODD = decltype(odd)::value;
+      const auto [{{names}}] = own;
+{{second}}
+    }}}};
+    half(std::false_type(), taken.even), half(std::true_type(), taken.odd);
+{{store}}
+  }}}};
+
+  int64_t i = 0;
+  if (n >= STEP) {{{{
+    Both<Taken> next = begin(std::false_type(), 0, STEP);
+    for (; i + 2 * STEP <= n; i += STEP) {{{{
+      const Both<Taken> now = next;
+      next = begin(std::false_type(), i + STEP, STEP);
+      end(std::false_type(), i, STEP, now);
+    }}}}
+    end(std::false_type(), i, STEP, next), i += STEP;
+  }}}}
+  if (i < n) end(std::true_type(), i, n - i, begin(std::true_type(), i, n - i));
 {{after}}
 }}}}
 """
@@ -129,10 +232,8 @@ extern "C" void kernel(const void* const* blocks, const float* numbers, void* co
                        double* sums, int64_t start, int64_t n) {{
   constexpr int64_t READ = {n_read}, DRAWN = {n_keys}, WRITTEN = {n_written};
   constexpr int64_t CHUNK = {chunk}, RUNS = {runs}, RUN = CHUNK / RUNS;
-  // Memory is asked for what comes next piece by piece, between drawings that need none of it.
-  constexpr int64_t PIECES = 4, PIECE = RUN / PIECES, PARTS = DRAWN * PIECES;
   constexpr int64_t read[] = {{{read}}}, written[] = {{{written}}}, keys[] = {{{keys}}};
-  alignas(64) int16_t words[DRAWN][CHUNK];
+  alignas(64) uint16_t words[DRAWN][CHUNK];
   const int64_t stop = start + n;
   for (int64_t first = start - start % CHUNK; first < stop; first += CHUNK) {{
     const int64_t next = first + CHUNK;
@@ -141,17 +242,11 @@ extern "C" void kernel(const void* const* blocks, const float* numbers, void* co
     void* there[WRITTEN];
     for (int k = 0; k < READ; k++) here[k] = (const char*)blocks[k] + read[k] * (from - start);
     for (int k = 0; k < WRITTEN; k++) there[k] = (char*)outputs[k] + written[k] * (from - start);
-    for (int k = 0; k < DRAWN; k++) here[READ + k] = words[k] + (from - first);
-    for (int part = 0; part < PARTS; part++) {{
-      for (int k = 0; k < READ; k++) {{
-        const int64_t size = read[k] * (to - from) / PARTS;
-        for (int64_t at = 0; at < size; at += 64) ahead((const char*)here[k] + part * size + at);
-      }}
-      const int64_t place = part % PIECES * PIECE;
+    for (int k = 0; k < DRAWN; k++) {{
+      here[READ + k] = words[k] + (from - first);
       void* runs[RUNS];
-      for (int run = 0; run < RUNS; run++) runs[run] = words[part / PIECES] + run * RUN + place;
-      const float* key = numbers + keys[part / PIECES];
-      draw(nullptr, key, runs, nullptr, first / RUNS + place, PIECE, PIECE);
+      for (int run = 0; run < RUNS; run++) runs[run] = words[k] + run * RUN;
+      draw(nullptr, numbers + keys[k], runs, nullptr, first / 2 / RUNS, RUN / 2, RUN / 2);
     }}
     each(here, numbers, there, sums, from, to - from, n);
   }}

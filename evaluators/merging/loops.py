@@ -39,6 +39,12 @@ class Loop(Protocol):
         """Run over contiguous blocks of n elements each; see `compiler.Kernel`."""
         ...
 
+    def bind(
+        self, blocks: Sequence[Tensor], numbers: NDArray[np.float32], start: int, n: int
+    ) -> Callable[[Sequence[Tensor | None]], list[float]]:
+        """Prepare a call to which only outputs are missing."""
+        ...
+
 
 class Search(Protocol):
     """A search among blocks of n elements; see `compiler.Finder`."""
@@ -96,6 +102,12 @@ class Interpreted:
                     output[part] = result
         return sums
 
+    def bind(
+        self, blocks: Sequence[Tensor], numbers: NDArray[np.float32], start: int, n: int
+    ) -> Callable[[Sequence[Tensor | None]], list[float]]:
+        """Prepare a call to which only outputs are missing."""
+        return lambda outputs: self(blocks, numbers, outputs, start)
+
     def _drawn(self, numbers: NDArray[np.float32], start: int, stop: int) -> list[Tensor]:
         """Make the blocks of random words."""
         keys, drawing = self._signature.keys, self._signature.drawing
@@ -132,8 +144,8 @@ def drawn(
 ) -> Tensor:
     """Make the random words of the elements from `start` to `stop`: uint16."""
     first, last = start // drawing.chunk, -(-stop // drawing.chunk)
-    run = drawing.chunk // drawing.runs
-    made = torch.empty(drawing.runs, (last - first) * run, dtype=torch.int16)
+    run = drawing.chunk // drawing.runs // 2
+    made = torch.empty(drawing.runs, (last - first) * run, dtype=torch.int32)
     loop(drawing.function, drawing.signature, compiled)((), key, made.unbind(), first * run)
     chunks = made.view(drawing.runs, last - first, run).transpose(0, 1).flatten()
     return chunks.view(torch.uint16)[start - first * drawing.chunk : stop - first * drawing.chunk]

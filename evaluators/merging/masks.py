@@ -36,7 +36,6 @@ survivors' sums fit in a small table."""
 RANK_STEPS = 254
 """Ranks within a row are kept in a byte, 0 to 254; the middle of a row is exactly 127."""
 
-_HALVES = 8  # words of 16 bits in a counter's 128 bits
 _WORDS = 1 << 16
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -134,20 +133,16 @@ def uniform(seed: int, expert: str, tensor: str, n: int, *, compiled: bool = Fal
     return unit(drawn(DRAWING, told, 0, n, compiled=compiled))
 
 
-def _halves(_: Sequence[Tensor], key: Sequence[Tensor], index: Tensor) -> list[Tensor]:
-    """Compute the eight 16-bit halves of every counter, lower halves first."""
+def _words(_: Sequence[Tensor], key: Sequence[Tensor], index: Tensor) -> list[Tensor]:
+    """Compute the four words of every counter."""
     low0, high0, low1, high1 = (half.to(torch.int64) for half in key)
-    zero = index * 0
-    found = philox((index, (index >> 32), zero, zero), (high0 * 65536 + low0, high1 * 65536 + low1))
-    return [
-        half.to(torch.int16)
-        for word in (long.to(torch.int32) for long in found)
-        for half in (word, word >> 16)
-    ]
+    zero = torch.zeros(1, dtype=torch.int64)
+    found = philox((index, index >> 32, zero, zero), (high0 * 65536 + low0, high1 * 65536 + low1))
+    return [word.to(torch.int32) for word in found]
 
 
-DRAWING = Drawing(_halves, KEY, CHUNK, _HALVES)
-"""How words are made: element i of a chunk takes half i // r of the chunk's counter i % r, where r
-is an eighth of `CHUNK`, lower halves first. Runs are contiguous, so that a vector of counters gives
-vectors of words. Word w, which has no sign, stands for w / 2^16.
+DRAWING = Drawing(_words, KEY, CHUNK, 4)
+"""How words are made: a quarter of a chunk of elements takes one of the four 32-bit words of
+`CHUNK` / 8 counters, each two elements, the lower half first. Word w, which has no sign, stands for
+w / 2^16.
 """

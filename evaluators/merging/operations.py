@@ -22,6 +22,7 @@ STORED = {
     torch.float32: "float",
     torch.bfloat16: "bfloat16",
     torch.float16: "float16",
+    torch.int32: "int32_t",
     torch.int16: "int16_t",
     torch.uint16: "uint16_t",
     torch.uint8: "uint8_t",

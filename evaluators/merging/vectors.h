@@ -54,7 +54,13 @@ static inline L wide(L a, L b) { return {wide(a.even, b.even), wide(a.odd, b.odd
 
 template <class To, class From> static inline To cast(From x) { return __builtin_convertvector(x, To); }
 template <> inline L cast<L>(I x) { return {((W)x << 32) >> 32, (W)x >> 32}; }
-template <> inline I cast<I>(L x) { return (I)((x.even & 0xffffffff) | (x.odd << 32)); }
+template <> inline I cast<I>(L x) {
+#if defined(WIDE)
+  return (I)_mm512_mask_shuffle_epi32((__m512i)x.even, 0xaaaa, (__m512i)x.odd, _MM_PERM_CCAA);
+#else
+  return (I)((x.even & 0xffffffff) | (x.odd << 32));
+#endif
+}
 template <> inline F cast<F>(L x) {
   F y = {};
   for (int k = 0; k < LANES; k++) y[k] = (float)(k % 2 ? x.odd : x.even)[k / 2];
@@ -183,6 +189,7 @@ static inline F float16_rounded(F x) { return float16_value(float16_bits(x)); }
 // 32 elements as they lie in memory, or would lie if they had 16 bits at least.
 template <class T> struct Pairs { U both = {}; };
 template <> struct Pairs<float> { F even = {}, odd = {}; };
+template <> struct Pairs<int32_t> { I even = {}, odd = {}; };
 
 template <bool ODD> static inline U half(U both) { return ODD ? both >> 16 : both & 0xffffu; }
 template <bool ODD> static inline F take(Pairs<bfloat16> p) {
@@ -193,6 +200,7 @@ template <bool ODD> static inline I take(Pairs<int16_t> p) { return (I)(ODD ? p.
 template <bool ODD> static inline I take(Pairs<uint16_t> p) { return (I)half<ODD>(p.both); }
 template <bool ODD> static inline I take(Pairs<uint8_t> p) { return (I)half<ODD>(p.both); }
 template <bool ODD> static inline F take(Pairs<float> p) { return ODD ? p.odd : p.even; }
+template <bool ODD> static inline I take(Pairs<int32_t> p) { return ODD ? p.odd : p.even; }
 
 template <bool ODD> static inline void put(U& both, U bits) { both = ODD ? both | bits << 16 : bits; }
 template <bool ODD> static inline void put(Pairs<bfloat16>& p, F x) {
@@ -202,6 +210,10 @@ template <bool ODD> static inline void put(Pairs<float16>& p, F x) { put<ODD>(p.
 template <bool ODD> static inline void put(Pairs<int16_t>& p, I x) { put<ODD>(p.both, (U)x & 0xffffu); }
 template <bool ODD> static inline void put(Pairs<uint8_t>& p, I x) { put<ODD>(p.both, (U)x & 0xffu); }
 template <bool ODD> static inline void put(Pairs<float>& p, F x) { (ODD ? p.odd : p.even) = x; }
+template <bool ODD> static inline void put(Pairs<int32_t>& p, I x) { (ODD ? p.odd : p.even) = x; }
+
+// What is known of the elements of even and of those of odd index.
+template <class T> struct Both { T even, odd; };
 
 // The index of each element.
 template <bool ODD> static inline L places(int64_t first) {
@@ -248,6 +260,10 @@ template <bool TAIL> static inline Pairs<float> load(const float* p, int64_t lef
   const I even = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
   return {pick(x.low, x.high, even), pick(x.low, x.high, even + 1)};
 }
+template <bool TAIL> static inline Pairs<int32_t> load(const int32_t* p, int64_t left) {
+  const Pairs<float> x = load<TAIL>((const float*)p, left);
+  return {(I)x.even, (I)x.odd};
+}
 template <bool TAIL, class T> static inline void store(T* p, Pairs<T> x, int64_t left) {
   write<TAIL>(p, x.both, left);
 }
@@ -261,7 +277,8 @@ template <bool TAIL> static inline void store(bfloat16* p, Pairs<bfloat16> x, in
 template <class T> static inline bool past_caches(const T* p, int64_t n) {
   return (uintptr_t)p % sizeof(U) == 0 && n >= 1 << 19;
 }
-static inline void ahead(const void* p) { __builtin_prefetch(p, 0, 2); }
+// Ask memory for what a later step reads; processors themselves look ahead only in plain loops.
+template <class T> static inline void ahead(const T* p) { __builtin_prefetch(p + 2048, 0, 2); }
 static inline void fence() {
 #if defined(WIDE)
   _mm_sfence();
@@ -273,6 +290,9 @@ template <bool TAIL> static inline void store(uint8_t* p, Pairs<uint8_t> x, int6
 template <bool TAIL> static inline void store(float* p, Pairs<float> x, int64_t left) {
   const I low = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
   write<TAIL>(p, Floats{pick(x.even, x.odd, low), pick(x.even, x.odd, low + 8)}, left);
+}
+template <bool TAIL> static inline void store(int32_t* p, Pairs<int32_t> x, int64_t left) {
+  store<TAIL>((float*)p, Pairs<float>{(F)x.even, (F)x.odd}, left);
 }
 
 // Sums in float64, in two halves: vectors wider than a register do not stay in registers.

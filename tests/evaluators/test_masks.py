@@ -21,7 +21,7 @@ from evaluators.merging.loops import drawn
 from evaluators.merging.masks import CHUNK, DRAWING, key_of, philox, uniform, unit
 
 N = 1 << 20
-RUN = CHUNK // 8  # elements between two halves of one counter
+RUN = CHUNK // 4  # elements between two words of one counter
 ERRORS = 5
 
 ZERO = ((0, 0, 0, 0), (0, 0))
@@ -85,12 +85,12 @@ def test_words_are_halves_of_philox(compiled: bool) -> None:
     chunk = made(own, 2 * CHUNK, 3 * CHUNK, compiled=compiled)
     low0, high0, low1, high1 = map(int, own)
     key = (torch.tensor([low0 + 65536 * high0]), torch.tensor([low1 + 65536 * high1]))
-    counter = 2 * RUN + torch.tensor([0, 1, 17, RUN - 1])
+    counter = torch.tensor([0, 1, 17, RUN // 2 - 1])
     zero = torch.zeros_like(counter)
-    found = philox((counter, zero, zero, zero), key)
+    found = philox((RUN + counter, zero, zero, zero), key)  # after two chunks of RUN / 2 counters
     for number, word in enumerate(found):
         for half, value in enumerate((word & 0xFFFF, word >> 16 & 0xFFFF)):
-            place = (2 * number + half) * RUN + counter - 2 * RUN
+            place = number * RUN + 2 * counter + half
             assert torch.equal(chunk[place].long() & 0xFFFF, value)
 
 
@@ -168,7 +168,7 @@ def test_every_bit_is_fair_and_independent_of_the_others() -> None:
 
 @pytest.mark.parametrize("lag", [1, 2, 3, 7, 8, 16, 1024, RUN - 1, RUN, RUN + 1, CHUNK])
 def test_no_serial_correlation(lag: int) -> None:
-    """At `RUN` the other halves of the same counters, at `CHUNK` the next chunk's."""
+    """At 1 and `RUN` other halves of the same counters, at `CHUNK` the next chunk's."""
     u = centred()
     assert abs(correlation(u[lag:], u[:-lag])) < ERRORS
     # Nor in size, where a plain correlation would not see it.
@@ -177,7 +177,7 @@ def test_no_serial_correlation(lag: int) -> None:
 
 
 def test_the_halves_of_a_counter_are_independent() -> None:
-    halves = centred().reshape(-1, 8, RUN).transpose(0, 1).reshape(8, -1)
+    halves = centred().reshape(-1, 4, RUN // 2, 2).permute(1, 3, 0, 2).reshape(8, -1)
     moments = halves @ halves.T / halves.shape[1] - torch.eye(8)
     assert float(moments.triu(1).abs().max()) * halves.shape[1] ** 0.5 < ERRORS
 
