@@ -20,8 +20,15 @@ EXECUTORS = {
 """Executor → class, called with the arguments of `open_pool` after the first."""
 
 
+class PoolError(Exception):
+    """No worker can be started; one clear line."""
+
+
 class EvaluatorPool(Protocol):
-    """Takes jobs, answers each once, in any order. A context manager that closes itself."""
+    """Takes jobs, answers each once, in any order. A context manager that closes itself.
+
+    Opening, `submit` and `collect` raise `PoolError` where a worker has to be started and cannot.
+    """
 
     @property
     def free(self) -> int:
@@ -68,6 +75,9 @@ def open_pool(
         workers: how many jobs run at a time.
         trial_timeout_s: seconds for one job, from when its worker has everything loaded.
         log_folder: where each worker's output goes; None leaves it on the terminal.
+
+    Raises:
+        PoolError: no folder for logs can be made, or no process can be started.
     """
     opened: EvaluatorPool = resolve_name(EXECUTORS.get(executor, executor))(
         workbench, workers, trial_timeout_s, log_folder

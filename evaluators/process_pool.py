@@ -1,13 +1,11 @@
 """The executor `process`: spawned workers with warm models, killed and replaced one by one.
 
-A worker that hangs, crashes or is killed costs the trial that it held, nothing else. The upper part
-of this file runs in the calling process; `_serve`, at its end, is what a worker process runs.
+A worker that hangs, crashes or is killed costs the trial that it held, nothing else.
 """
 
 from __future__ import annotations
 
 import atexit
-import faulthandler
 import math
 import multiprocessing
 import os
@@ -15,7 +13,6 @@ import pickle
 import signal
 import socket
 import struct
-import sys
 import threading
 import time
 from collections import deque
@@ -28,15 +25,15 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-from evaluators.unfailing import unfailing
+from evaluators.pool import PoolError
 from evaluators.worker import (
     EvaluationJob,
     EvaluationResult,
     Failure,
     FailureKind,
     Workbench,
-    Worker,
 )
+from evaluators.worker_process import serve
 
 LOADING_TIMEOUT_S = 1800.0
 """A worker that was given a job must have sources and model open within this time."""
@@ -87,7 +84,8 @@ class ProcessPool:
         self._trial_timeout_s = trial_timeout_s
         self._backlog: deque[EvaluationJob] = deque()
         if log_folder is not None:
-            log_folder.mkdir(parents=True, exist_ok=True)
+            with _explained():
+                log_folder.mkdir(parents=True, exist_ok=True)
         logs = [log_folder and log_folder / f"worker-{n}.log" for n in range(workers)]
         self._slots: list[_Slot] = []
         atexit.register(self.close)  # a pool left open must not keep the interpreter from ending
@@ -132,13 +130,14 @@ class ProcessPool:
 
     def _start(self, log: Path | None) -> _Slot:
         context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, self._workbench, log))
-        with _interrupts_held_back():
-            process.start()
-        theirs.close()
-        with _socket_of(ours) as end:
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _PAUSE_S, 0))
+        with _explained():
+            ours, theirs = context.Pipe()
+            with theirs, _socket_of(ours) as end:
+                pause = struct.pack("ll", _PAUSE_S, 0)
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, pause)
+                process = context.Process(target=serve, args=(theirs, self._workbench, log))
+                with _interrupts_held_back():
+                    process.start()
         return _Slot(process, ours, log)
 
     def _replace(self, n: int) -> None:
@@ -204,6 +203,14 @@ class ProcessPool:
 
 
 @contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # no folder for logs, or no more processes, memory or open files
+        raise PoolError(f"workers cannot start: {error}") from error
+
+
+@contextmanager
 def _interrupts_held_back() -> Iterator[None]:
     """Let a child start with SIGINT blocked: until it ignores it, Ctrl-C would kill it noisily."""
     resource_tracker.ensure_running()  # starting it later would lift the block
@@ -256,44 +263,3 @@ def _tail(log: Path | None) -> str:
             return file.read(_LOG_TAIL).decode(errors="replace")
     except OSError:  # it was never made, or is gone
         return ""
-
-
-def _serve(connection: Connection, workbench: Workbench, log: Path | None) -> None:
-    """Run a worker process: load at once, then answer jobs until killed.
-
-    Each job sends the monotonic time at which everything was loaded, then its result.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.setsid()
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    if log is not None:
-        _write_to(log)
-    sys.stdout, sys.stderr = unfailing(1), unfailing(2)  # no trial pays for a full log
-    faulthandler.enable()
-    for library in ("OMP", "MKL", "OPENBLAS"):  # read when torch is imported, below
-        os.environ[f"{library}_NUM_THREADS"] = str(workbench.threads)
-    worker = Worker(workbench)
-    with suppress(Exception):  # the first job meets the same error and answers with it
-        worker.warm()
-    with suppress(EOFError):
-        while True:
-            job: EvaluationJob = connection.recv()
-            connection.send(worker.run(job, lambda: connection.send(time.monotonic())))
-
-
-def _write_to(log: Path) -> None:
-    """Let this process's output go to a log, or nowhere if the log cannot be opened."""
-    try:
-        descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    except OSError:
-        descriptor = os.open(os.devnull, os.O_WRONLY)
-    for standard in (1, 2):
-        os.dup2(descriptor, standard)
-    os.close(descriptor)
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        pipes.wait([parent.sentinel])
-        os.killpg(0, signal.SIGKILL)

@@ -14,19 +14,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluators.pool import EvaluatorPool, open_pool
+from evaluators.pool import EvaluatorPool
 from evaluators.worker import BLAMELESS, RETRIED, EvaluationJob, EvaluationResult
 from mmmo.config import CampaignConfig
-from mmmo.errors import Fault, Problems, UserError
+from mmmo.errors import Fault, Problems
 from mmmo.history import History
 from mmmo.interrupts import Interrupts
 from mmmo.leases import Lease
 from mmmo.limits import Limits
-from mmmo.preflight import Facts, Preflight, workbench
+from mmmo.preflight import Facts, Preflight
 from mmmo.preparation import open_optimizer, prepare_merges
 from mmmo.records import Trial, answered, completed, own_order, promoted, proposed
 from mmmo.space import SearchSpace
 from mmmo.store import NewEvent, Store
+from mmmo.workers import open_workers
 
 if TYPE_CHECKING:
     from acquisition.allocation import Allocation
@@ -115,7 +116,7 @@ class Campaign:
             self._begin_session()
             merges = prepare_merges(self._config, self._space)
             # Workers import and load while this process imports Ax: construct the pool first.
-            self._pool: EvaluatorPool = stack.enter_context(self._open_pool())
+            self._pool = self._open_workers(stack)
             self._optimizer = open_optimizer(
                 self._config, self._space, self._history.objectives, merges, self._allocation
             )
@@ -147,18 +148,10 @@ class Campaign:
         }
         self._record(None, "started_session", session)
 
-    def _open_pool(self) -> EvaluatorPool:
-        pool = self._config.pool
-        try:
-            return open_pool(
-                pool.executor,
-                workbench(self._config),
-                workers=pool.workers,
-                trial_timeout_s=pool.trial_timeout_s,
-                log_folder=self._folder / "logs",
-            )
-        except OSError as error:  # no folder for their logs, or no more processes
-            raise UserError(f"workers cannot start: {error}") from None
+    def _open_workers(self, stack: ExitStack) -> EvaluatorPool:
+        pool, logs = self._config.pool, self._folder / "logs"
+        opened = open_workers(self._config, pool.workers, pool.trial_timeout_s, logs)
+        return stack.enter_context(opened)
 
     def _loop(self) -> None:
         while True:

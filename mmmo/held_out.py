@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,8 @@ from evaluators.recipe import MergeRecipe
 from evaluators.worker import RETRIED, EvaluationJob, EvaluationResult
 from mmmo.errors import Fault, Problems
 from mmmo.history import History
-from mmmo.preflight import workbench
 from mmmo.records import Measurement, stored_score
+from mmmo.workers import open_workers
 
 HELD_OUT: Split = "held_out"
 """The split, and the kind of the events that keep its scores."""
@@ -142,21 +141,11 @@ def _evaluate(
     history: History, waiting: Mapping[str, tuple[str, MergeRecipe]], logs: Path
 ) -> Iterator[tuple[str, EvaluationResult]]:
     """Answer each key once, as soon as its result is there; what may pass is tried again."""
-    from evaluators.pool import open_pool
-
     pool, keys = history.config.pool, list(waiting)
     items = {name: slice(0, n[HELD_OUT]) for name, n in history.facts.items.items() if n[HELD_OUT]}
     left = dict.fromkeys(keys, pool.retries)
-    with ExitStack() as stack:
-        opened = stack.enter_context(
-            open_pool(
-                pool.executor,
-                workbench(history.config),
-                workers=min(pool.workers, len(keys)),
-                trial_timeout_s=trial_timeout_s(history),
-                log_folder=logs,
-            )
-        )
+    count, limit_s = min(pool.workers, len(keys)), trial_timeout_s(history)
+    with open_workers(history.config, count, limit_s, logs) as opened:
         jobs = [EvaluationJob(i, waiting[k][1], items, split=HELD_OUT) for i, k in enumerate(keys)]
         for job in jobs:
             opened.submit(job)

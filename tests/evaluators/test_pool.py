@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pickle
+import resource
 import signal
 import struct
 import subprocess
@@ -21,7 +22,7 @@ import pytest
 from contracts.pool_contract import PoolContract, is_running, job, until, workbench_of
 
 from evaluators.inline_pool import InlinePool
-from evaluators.pool import EvaluatorPool, open_pool
+from evaluators.pool import EvaluatorPool, PoolError, open_pool
 from evaluators.process_pool import ProcessPool
 from evaluators.recipe import ModelRef
 from evaluators.worker import EvaluationJob, Workbench
@@ -188,6 +189,21 @@ def test_a_pool_whose_worker_cannot_be_replaced_can_be_closed(tmp_path: Path) ->
     with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"), pool:
         pool.submit(asked)
     assert not any(is_running(pid) for pid in started)
+
+
+def test_a_worker_that_cannot_be_replaced_is_one_line(tmp_path: Path) -> None:
+    workbench = workbench_of(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with open_pool("process", workbench, 1) as pool:
+        worker = worker_of(pool, workbench)
+        os.kill(worker, signal.SIGKILL)
+        until(lambda: not is_running(worker))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            with pytest.raises(PoolError, match=r"workers cannot start: .*Too many open files"):
+                pool.submit(job(workbench, 1, "first"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 LEFT_OPEN = """
