@@ -82,20 +82,20 @@ class Signature:
 
 
 def generate(function: Function, signature: Signature) -> str:
-    """Write the C++ of a function: `kernel(blocks, numbers, outputs, sums, start, n)`.
+    """Write the C++ of a function: `kernel(blocks, numbers, outputs, sums, start, ends, parts)`.
 
     Raises:
         UnsupportedError: the function does what cannot be written so.
     """
-    parts = [frames.HEADER, frames.loop("each", _lines(function, signature))]
-    drawing = signature.drawing
-    if drawing is None:
-        return "".join([*parts, frames.plain()])
-    parts.append(frames.loop("draw", _lines(drawing.function, drawing.signature)))
     read = [dtype.itemsize for dtype in signature.blocks]
     written = [dtype.itemsize if dtype else 0 for dtype in signature.outputs]
-    keys, chunk, runs = signature.keys, drawing.chunk, drawing.runs
-    return "".join([*parts, frames.chunked(read, written, keys, chunk, runs)])
+    parts, run = [frames.HEADER, frames.loop("each", _lines(function, signature))], "each"
+    if (drawing := signature.drawing) is not None:
+        parts.append(frames.loop("draw", _lines(drawing.function, drawing.signature)))
+        keys, chunk, runs = signature.keys, drawing.chunk, drawing.runs
+        parts.append(frames.chunked(read, written, keys, chunk, runs))
+        run = "chunks"
+    return "".join([*parts, frames.kernel(run, read, written, signature.numbers)])
 
 
 def generate_search(function: Function, signature: Signature) -> str:

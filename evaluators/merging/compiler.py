@@ -51,11 +51,12 @@ class NoCompilerError(CompilerError):
 class Kernel:
     """A compiled function of blocks of elements. Calls release the interpreter's lock."""
 
-    def __init__(self, library: Path, signature: Signature) -> None:
+    def __init__(self, library: Path) -> None:
         self._function = ctypes.CDLL(str(library)).kernel
         self._function.restype = None
-        self._function.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 2
-        self._outputs = signature.outputs
+        self._function.argtypes = [
+            *[ctypes.c_void_p] * 4, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64
+        ]  # fmt: skip
 
     def __call__(
         self,
@@ -63,25 +64,28 @@ class Kernel:
         numbers: NDArray[np.float32],
         outputs: Sequence[Tensor | None],
         start: int = 0,
+        ends: Sequence[int] = (),
     ) -> list[float]:
         """Run over contiguous blocks of n elements each, on one thread.
 
         Args:
             blocks: what is read, `n` each, of the signature's dtypes.
-            numbers: what the function is told.
+            numbers: what the function is told; of P parts one after the other.
             outputs: `n` tensors to write, None for sums.
             start: index of the first element.
+            ends: P ends of the parts that are told different numbers; one part if left out.
 
         Returns:
             per output its sum, 0 of those that are written.
         """
         n = (blocks[0] if blocks else next(o for o in outputs if o is not None)).numel()
-        sums = (ctypes.c_double * len(self._outputs))()
+        parts = max(len(ends), 1)
+        until = (ctypes.c_int64 * parts)(*(ends or (n,)))
+        sums = (ctypes.c_double * len(outputs))()
         read = (ctypes.c_void_p * max(len(blocks), 1))(*[b.data_ptr() for b in blocks])
-        written = (ctypes.c_void_p * len(self._outputs))(
-            *[None if o is None else o.data_ptr() for o in outputs]
-        )
-        self._function(read, numbers.ctypes.data, written, sums, start, n)
+        places = [None if o is None else o.data_ptr() for o in outputs]
+        written = (ctypes.c_void_p * len(outputs))(*places)
+        self._function(read, numbers.ctypes.data, written, sums, start, until, parts)
         return list(sums)
 
 
@@ -93,16 +97,20 @@ class Finder:
         self._function.restype = ctypes.c_int64
         self._function.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 2
 
-    def __call__(self, blocks: Sequence[Tensor], numbers: NDArray[np.float32], rank: int) -> int:
-        """Find the index behind the `rank`-th element (from 1) that is true.
+    def __call__(
+        self, blocks: Sequence[Tensor], numbers: NDArray[np.float32], rank: int, part: slice
+    ) -> int:
+        """Find the index behind the `rank`-th element (from 1) of a part that is true.
 
         Args:
             blocks: what is read, `n` each, contiguous, of the signature's dtypes.
             numbers: what the function is told.
-            rank: 1 to the number of elements that are true.
+            rank: 1 to the number of elements of the part that are true.
+            part: where to look.
         """
-        read = (ctypes.c_void_p * len(blocks))(*[b.data_ptr() for b in blocks])
-        return int(self._function(read, numbers.ctypes.data, rank, blocks[0].numel()))
+        first: int = part.start
+        read = (ctypes.c_void_p * len(blocks))(*[b.data_ptr() + first * b.itemsize for b in blocks])
+        return first + int(self._function(read, numbers.ctypes.data, rank, part.stop - first))
 
 
 def build(function: Function, signature: Signature) -> Kernel:
@@ -113,7 +121,7 @@ def build(function: Function, signature: Signature) -> Kernel:
         CompilerError: it cannot be compiled here, or the cache cannot be written to.
         NoCompilerError: there is no compiler.
     """
-    return Kernel(_library(generate(function, signature)), signature)
+    return Kernel(_library(generate(function, signature)))
 
 
 def build_finder(function: Function, signature: Signature) -> Finder:

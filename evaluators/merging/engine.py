@@ -92,6 +92,9 @@ class MergeEngine:
     ) -> None:
         self._tables = tables or Tables(sources, compiled=compiled)
         self._compiled = compiled
+        self._partitions: dict[tuple[int, tuple[str, ...]], Mapping[str, tuple[int, int]]] = {}
+        self._kind: tuple[tuple[str, ...], int] = ((), 0)
+        self._tensors: dict[str, TensorMerge] = {}
         self.sources = sources
         base = sources.base
         for name, expert in sources.experts.items():
@@ -125,7 +128,15 @@ class MergeEngine:
             say(f"kernels of {recipe.method} compiled in {seconds:.1f} s")
 
     def _tensor(self, recipe: MergeRecipe, name: str) -> TensorMerge:
-        return TensorMerge(self.sources, self._tables, recipe, name, compiled=self._compiled)
+        """Open a tensor; it stays open for recipes of the same experts and seed."""
+        kind = (tuple(recipe.experts), recipe.seed)
+        if kind != self._kind:
+            self._kind, self._tensors = kind, {}
+        if name not in self._tensors:
+            self._tensors[name] = TensorMerge(
+                self.sources, self._tables, recipe, name, compiled=self._compiled
+            )
+        return self._tensors[name]
 
     @torch.no_grad()
     def merge_into(self, recipe: MergeRecipe, target: Mapping[str, Tensor]) -> MergeReport:
@@ -193,9 +204,11 @@ class MergeEngine:
         """Merge all tensors; `put` hands out the memory that a tensor is merged into."""
         started = time.perf_counter()
 
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        threads = torch.get_num_threads()
+        # Gradients are off per thread.
+        with ThreadPoolExecutor(threads, "merge", torch.set_grad_enabled, (False,)) as pool:
             # One thread is no reason to leave this one: small models would wait for it.
-            each = pool.map if torch.get_num_threads() > 1 else map
+            each = pool.map if threads > 1 else map
             # All plans first: between passes over much memory, Python is slow.
             steps = list(each(partial(self._plan_tensor, recipe, plan), self.names))
             found = dict(zip(self.names, each(put, self.names, steps), strict=True))
@@ -217,24 +230,29 @@ class MergeEngine:
         if not base.is_floating_point():
             return partial(_copied, name, base)
         tensor, settings = self._tensor(recipe, name), plan.settings[name]
-        with torch.no_grad():  # which is per thread
-            return partial(_merged, name, tensor.plan(plan.method, settings, plan.dtype))
+        return partial(_merged, name, tensor.plan(plan.method, settings, plan.dtype))
 
     def _plan(self, recipe: MergeRecipe) -> _Plan:
         method = checked_method(recipe)
         self._check_sources(recipe)
-        try:
-            blocks = Blocks(self.names, recipe.layer_groups, recipe.filters)
-        except ValueError as error:
-            raise RecipeError(str(error)) from None
-        resolved = {
-            block: resolve(recipe, method, *block) for block in set(map(blocks.of, self.names))
-        }
+        blocks = self._blocks(recipe.layer_groups, recipe.filters)
+        resolved = {block: resolve(recipe, method, *block) for block in set(blocks.values())}
         return _Plan(
             method=method,
-            settings={name: resolved[blocks.of(name)] for name in self.names},
+            settings={name: resolved[block] for name, block in blocks.items()},
             dtype=getattr(torch, recipe.dtype),
         )
+
+    def _blocks(self, layer_groups: int, filters: tuple[str, ...]) -> Mapping[str, tuple[int, int]]:
+        """Look up the block of every tensor; a campaign has one partition."""
+        key = (layer_groups, filters)
+        if key not in self._partitions:
+            try:
+                blocks = Blocks(self.names, layer_groups, filters)
+            except ValueError as error:
+                raise RecipeError(str(error)) from None
+            self._partitions[key] = {name: blocks.of(name) for name in self.names}
+        return self._partitions[key]
 
     def _check_sources(self, recipe: MergeRecipe) -> None:
         if recipe.base != self.sources.base.ref:
@@ -250,14 +268,12 @@ class MergeEngine:
         return plan.dtype if base.is_floating_point() else base.dtype, base.shape
 
 
-@torch.no_grad()
 def _copied(name: str, base: Tensor, out: Tensor) -> _Merged:
     """Take a tensor from the base."""
     out.copy_(base)
     return _Merged(tensor_digest(name, out))
 
 
-@torch.no_grad()
 def _merged(name: str, merge: Callable[[Tensor], float], out: Tensor) -> _Merged:
     """Merge one tensor, and look at it."""
     moved = merge(out)

@@ -93,15 +93,22 @@ def search(lines: Lines) -> str:
     return _SEARCH.format(**_step(lines))
 
 
-def plain() -> str:
-    """Write a kernel that is one loop."""
-    return _PLAIN
+def kernel(run: str, read: Sequence[int], written: Sequence[int], numbers: int) -> str:
+    """Write a kernel that runs a function over parts of its blocks, each with numbers of its own.
+
+    Args:
+        run: the function.
+        read: bytes per element of what is read.
+        written: bytes per element of what is written, 0 of sums.
+        numbers: how many numbers it is told.
+    """
+    return _KERNEL.format(run=run, numbers=numbers, **_listed(read=read, written=written))
 
 
 def chunked(
     read: Sequence[int], written: Sequence[int], keys: Sequence[int], chunk: int, runs: int
 ) -> str:
-    """Write a kernel that draws random words for a chunk, then runs over the chunk.
+    """Write a function that draws random words for a chunk, then runs over the chunk.
 
     Args:
         read: bytes per element of what is read.
@@ -110,10 +117,14 @@ def chunked(
         chunk: elements.
         runs: blocks in which `draw` returns a chunk's words.
     """
-    sizes = {"read": read, "written": written, "keys": keys}
+    sizes = _listed(read=read, written=written, keys=keys)
+    return _CHUNKED.format(chunk=chunk, runs=runs, **sizes)
+
+
+def _listed(**sizes: Sequence[int]) -> dict[str, object]:
+    """Write lists, of which none is empty in C++, and how long they are."""
     lists = {name: ", ".join(map(str, values)) or "0" for name, values in sizes.items()}
-    counts = {f"n_{name}": len(values) for name, values in sizes.items()}
-    return _CHUNKED.format(**lists, **counts, chunk=chunk, runs=runs)
+    return {**lists, **{f"n_{name}": len(values) for name, values in sizes.items()}}
 
 
 def _step(lines: Lines) -> dict[str, str]:
@@ -219,17 +230,26 @@ extern "C" int64_t kernel(const void* const* blocks, const float* numbers, int64
 }}}}
 """
 
-_PLAIN = """
+_KERNEL = """
 extern "C" void kernel(const void* const* blocks, const float* numbers, void* const* outputs,
-                       double* sums, int64_t start, int64_t n) {
-  each(blocks, numbers, outputs, sums, start, n, n);
+                       double* sums, int64_t start, const int64_t* ends, int64_t parts) {{
+  constexpr int64_t READ = {n_read}, WRITTEN = {n_written};
+  constexpr int64_t read[] = {{{read}}}, written[] = {{{written}}};
+  int64_t at = 0;
+  for (int64_t part = 0; part < parts; at = ends[part++], numbers += {numbers}) {{
+    const void* here[READ + 1];
+    void* there[WRITTEN + 1];
+    for (int k = 0; k < READ; k++) here[k] = (const char*)blocks[k] + read[k] * at;
+    for (int k = 0; k < WRITTEN; k++) there[k] = (char*)outputs[k] + written[k] * at;
+    {run}(here, numbers, there, sums, start + at, ends[part] - at, ends[parts - 1]);
+  }}
   fence();
-}
+}}
 """
 
 _CHUNKED = """
-extern "C" void kernel(const void* const* blocks, const float* numbers, void* const* outputs,
-                       double* sums, int64_t start, int64_t n) {{
+static void chunks(const void* const* blocks, const float* numbers, void* const* outputs,
+                   double* sums, int64_t start, int64_t n, int64_t whole) {{
   constexpr int64_t READ = {n_read}, DRAWN = {n_keys}, WRITTEN = {n_written};
   constexpr int64_t CHUNK = {chunk}, RUNS = {runs}, RUN = CHUNK / RUNS;
   constexpr int64_t read[] = {{{read}}}, written[] = {{{written}}}, keys[] = {{{keys}}};
@@ -248,8 +268,7 @@ extern "C" void kernel(const void* const* blocks, const float* numbers, void* co
       for (int run = 0; run < RUNS; run++) runs[run] = words[k] + run * RUN;
       draw(nullptr, numbers + keys[k], runs, nullptr, first / 2 / RUNS, RUN / 2, RUN / 2);
     }}
-    each(here, numbers, there, sums, from, to - from, n);
+    each(here, numbers, there, sums, from, to - from, whole);
   }}
-  fence();
 }}
 """

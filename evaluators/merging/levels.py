@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -59,17 +59,15 @@ class Cut:
     high: float
     end: int
 
-    @cached_property
+    @property
     def above(self) -> float:
         """The next float32 above `high`."""
-        return float(np.nextafter(np.float32(self.high), np.float32(np.inf)))
+        return _next(self.high, math.inf)
 
-    @cached_property
+    @property
     def below(self) -> float:
         """The next float32 below `low`, an infinite one excepted."""
-        if math.isinf(self.low):
-            return self.low
-        return float(np.nextafter(np.float32(self.low), np.float32(-1)))
+        return self.low if math.isinf(self.low) else _next(self.low, -1.0)
 
 
 Ties = Literal["first", "all", "none"]
@@ -124,7 +122,7 @@ def largest(  # noqa: PLR0913
     """
     if count == 0:
         return NOTHING
-    place = int(np.searchsorted(known.reached, count))
+    place = int(known.reached.searchsorted(count))
     above = int(known.reached[place - 1]) if place else 0
     code, wanted = int(known.codes[place]), count - above
     tied = int(known.reached[place]) - above
@@ -142,13 +140,14 @@ def largest(  # noqa: PLR0913
         return Cut(low, high, 0)
     around = slice(0, base.numel())
     if kind in _NARROW:  # whose levels say in which part the cut is
-        until = known.parts[:, place].cumsum()
-        chosen = int(np.searchsorted(until, wanted))
-        around = _parts(base.numel())[chosen]
-        wanted -= int(until[chosen - 1]) if chosen else 0
+        for part, own in zip(_parts(base.numel()), known.parts[:, place].tolist(), strict=True):
+            around = part
+            if wanted <= own:
+                break
+            wanted -= own
     find = finder(base.dtype, model.dtype, compiled=compiled)
     told = np.array((low, high), dtype=np.float32)
-    return Cut(low, high, around.start + find((base[around], model[around]), told, wanted))
+    return Cut(low, high, find((base, model), told, wanted, around))
 
 
 @dataclass(frozen=True)
@@ -163,6 +162,12 @@ class _Encoder:
         if self.kind in _NARROW:
             return [size.to(self.kind).view(torch.int16)]
         return [(size.view(torch.int32) >> 16).to(torch.int16)]
+
+
+@lru_cache(maxsize=_BINS)
+def _next(value: float, towards: float) -> float:
+    """Find the next float32."""
+    return float(np.nextafter(np.float32(value), np.float32(towards)))
 
 
 @lru_cache(maxsize=_BINS)
@@ -216,6 +221,7 @@ def adder(base: torch.dtype, model: torch.dtype, *, compiled: bool) -> Loop:
     return loop(_magnitudes, Signature((base, model), 0, (None,)), compiled)
 
 
+@cache
 def finder(base: torch.dtype, model: torch.dtype, *, compiled: bool) -> Search:
     """Open what finds the last of the magnitudes that tie at a threshold and survive."""
     return search(_within, Signature((base, model), 2, (torch.bool,)), compiled)
@@ -226,6 +232,7 @@ def _magnitudes(blocks: Sequence[Tensor], _: object, __: object) -> list[Tensor]
     return [(model - base).abs()]
 
 
+@lru_cache(maxsize=_BINS)
 def _parts(n: int) -> list[slice]:
     """Cut n elements into parts whose levels are counted apart: eight, or one of a small tensor."""
     count = 8 if n >= _BLOCK else 1

@@ -35,21 +35,18 @@ class Loop(Protocol):
         numbers: NDArray[np.float32],
         outputs: Sequence[Tensor | None],
         start: int = 0,
+        ends: Sequence[int] = (),
     ) -> list[float]:
         """Run over contiguous blocks of n elements each; see `compiler.Kernel`."""
-        ...
-
-    def bind(
-        self, blocks: Sequence[Tensor], numbers: NDArray[np.float32], start: int, n: int
-    ) -> Callable[[Sequence[Tensor | None]], list[float]]:
-        """Prepare a call to which only outputs are missing."""
         ...
 
 
 class Search(Protocol):
     """A search among blocks of n elements; see `compiler.Finder`."""
 
-    def __call__(self, blocks: Sequence[Tensor], numbers: NDArray[np.float32], rank: int) -> int:
+    def __call__(
+        self, blocks: Sequence[Tensor], numbers: NDArray[np.float32], rank: int, part: slice
+    ) -> int:
         """Find the index behind the `rank`-th element that is true; see `compiler.Finder`."""
         ...
 
@@ -60,17 +57,22 @@ class Searched:
     def __init__(self, function: Function) -> None:
         self._function = function
 
-    def __call__(self, blocks: Sequence[Tensor], numbers: NDArray[np.float32], rank: int) -> int:
-        """Find the index behind the `rank`-th element that is true."""
+    def __call__(
+        self, blocks: Sequence[Tensor], numbers: NDArray[np.float32], rank: int, part: slice
+    ) -> int:
+        """Find the index behind the `rank`-th element of a part that is true."""
         told = torch.from_numpy(numbers)[:, None].unbind()
-        for start in range(0, blocks[0].numel(), _CACHED):
-            part = [block[start : start + _CACHED] for block in blocks]
-            (true,) = self._function(part, told, torch.arange(start, start + len(part[0])))
+        first: int = part.start
+        for start in range(first, part.stop, _CACHED):
+            end = min(start + _CACHED, part.stop)
+            (true,) = self._function(
+                [block[start:end] for block in blocks], told, torch.arange(start, end)
+            )
             places = true.nonzero().flatten()
             if len(places) >= rank:
                 return start + int(places[rank - 1]) + 1
             rank -= len(places)
-        return -1
+        return first - 1
 
 
 class Interpreted:
@@ -85,28 +87,32 @@ class Interpreted:
         numbers: NDArray[np.float32],
         outputs: Sequence[Tensor | None],
         start: int = 0,
+        ends: Sequence[int] = (),
     ) -> list[float]:
         """Run over contiguous blocks of n elements each."""
         n = (blocks[0] if blocks else next(o for o in outputs if o is not None)).numel()
-        told = torch.from_numpy(numbers)[:, None].unbind()
         sums = [0.0] * len(outputs)
-        for first in range(0, n, _CACHED):
-            part = slice(first, min(first + _CACHED, n))
-            begin, end = start + part.start, start + part.stop
-            read = [*(block[part] for block in blocks), *self._drawn(numbers, begin, end)]
-            results = self._function(read, told, torch.arange(begin, end))
-            for k, (result, output) in enumerate(zip(results, outputs, strict=True)):
-                if output is None:
-                    sums[k] += float(result.sum(dtype=torch.float64))
-                else:
-                    output[part] = result
+        ends = ends or (n,)
+        rows = numbers.reshape(len(ends), -1)
+        for first, end, told in zip((0, *ends), ends, rows, strict=False):
+            for begin in range(first, end, _CACHED):
+                part = slice(begin, min(begin + _CACHED, end))
+                found = self._run([block[part] for block in blocks], told, part, start)
+                for k, (result, output) in enumerate(zip(found, outputs, strict=True)):
+                    if output is None:
+                        sums[k] += float(result.sum(dtype=torch.float64))
+                    else:
+                        output[part] = result
         return sums
 
-    def bind(
-        self, blocks: Sequence[Tensor], numbers: NDArray[np.float32], start: int, n: int
-    ) -> Callable[[Sequence[Tensor | None]], list[float]]:
-        """Prepare a call to which only outputs are missing."""
-        return lambda outputs: self(blocks, numbers, outputs, start)
+    def _run(
+        self, blocks: list[Tensor], told: NDArray[np.float32], part: slice, start: int
+    ) -> Sequence[Tensor]:
+        """Run over a part whose operands stay in the nearest cache."""
+        begin, end = start + part.start, start + part.stop
+        numbers = torch.from_numpy(told)[:, None].unbind()
+        read = [*blocks, *self._drawn(told, begin, end)]
+        return self._function(read, numbers, torch.arange(begin, end))
 
     def _drawn(self, numbers: NDArray[np.float32], start: int, stop: int) -> list[Tensor]:
         """Make the blocks of random words."""

@@ -6,10 +6,11 @@ array. So another recipe of the same operator, or another layer's values, needs 
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, chain
 from pkgutil import resolve_name
 
 import numpy as np
@@ -106,14 +107,12 @@ class Pass:
         ends = list(accumulate(counts.values()))
         return {k: (end - counts[k], end) for k, end in zip(counts, ends, strict=True)}
 
-    def pack(self, values: Mapping[str, Sequence[float]]) -> NDArray[np.float32]:
-        """Put numbers in their places; more may be given than are read."""
-        numbers = np.empty(next(reversed(self.fields.values()))[1], dtype=np.float32)
-        with np.errstate(over="ignore"):  # what is too large becomes infinite, and the merge too
-            for name, (first, end) in self.fields.items():
-                if end > first:
-                    numbers[first:end] = values[name]
-        return numbers
+    def pack(self, parts: Sequence[Mapping[str, Sequence[float]]]) -> NDArray[np.float32]:
+        """Put the numbers of each part in their places; more may be given than are read."""
+        read = [name for name, (first, end) in self.fields.items() if end > first]
+        numbers = (values[name] for values in parts for name in read)
+        # An array of C's floats: what is too large becomes infinite, and the merge too.
+        return np.frombuffer(array("f", chain.from_iterable(numbers)), dtype=np.float32)
 
     def signature(self, *outputs: torch.dtype | None) -> Signature:
         """What a loop of this pass reads; an output without a dtype is a sum."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 
 from evaluators.merging.methods import METHODS, Method, Parameter
 from evaluators.recipe import WHOLE, MergeRecipe
@@ -27,12 +28,12 @@ class Settings:
     experts: Mapping[str, tuple[float, ...]]
     merge: Mapping[str, float | bool | str]
 
-    @property
+    @cached_property
     def numbers(self) -> dict[str, float]:
         """The numbers of the merge."""
         return {k: v for k, v in self.merge.items() if not isinstance(v, bool | str)}
 
-    @property
+    @cached_property
     def options(self) -> dict[str, bool | str]:
         """The choices."""
         return {k: v for k, v in self.merge.items() if isinstance(v, bool | str)}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, cached_property, partial
 from pkgutil import resolve_name
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from evaluators.merging.formulas import Operands, total
 from evaluators.merging.levels import adder, finder
-from evaluators.merging.loops import loop
+from evaluators.merging.loops import Loop, loop
 from evaluators.merging.masks import Window, key_of
 from evaluators.merging.methods import Method
 from evaluators.merging.passes import Merge, Pass, Survivors
@@ -51,6 +50,7 @@ class TensorMerge:
         self._base = sources.base.tensor(name)
         self._models = [sources.experts[expert].tensor(name) for expert in self._experts]
         self._flat = [t.contiguous().flatten() for t in (self._base, *self._models)]
+        self._dtypes = tuple(t.dtype for t in self._flat)
 
     def plan(
         self, method: Method, settings: Settings, stored: torch.dtype
@@ -65,28 +65,20 @@ class TensorMerge:
             return partial(self._run_whole, method, settings)
         if method.mix is not None and (dim := along(settings.options)) is not None:
             return partial(self._run_rows, method, settings, dim)
-        does, parts = self._prepare(method, settings, stored)
-        merge = Merge(does)
-        run = loop(merge, merge.signature, self._compiled)
+        does, run, parts = self._prepare(method, settings, stored)
         read = [*self._flat, *self._ranks(does)]
-        blocks = [slice(part.start, part.stop) for part in parts]
-        calls = [
-            ([t[block] for t in read], does.pack(part.numbers), block)
-            for part, block in zip(parts, blocks, strict=True)
-        ]
+        told, ends = does.pack([part.numbers for part in parts]), [part.stop for part in parts]
 
         def merged(out: Tensor) -> float:
-            flat = out.view(-1)
-            runs = [run(have, told, (flat[at], None), at.start) for have, told, at in calls]
-            return math.fsum(total for sums in runs for total in sums)
+            return run(read, told, (out.view(-1), None), ends=ends)[1]
 
         return merged
 
     def open_loops(self, method: Method, settings: Settings, stored: torch.dtype) -> None:
         """Compile what merging will use, whether anything is trimmed or not."""
-        dtypes, compiled = [tensor.dtype for tensor in self._flat], self._compiled
+        dtypes, compiled = self._dtypes, self._compiled
         for trimmed in {False, method.trim is not None}:
-            does = Pass.of(method, settings.options, trimmed, dtypes, stored)
+            does, _ = self._opened(method, settings, trimmed, stored)
             l1 = trimmed and settings.options["rescale"] == "l1"
             for dtype in dtypes[1:]:
                 if does.trim == "magnitude":
@@ -98,16 +90,21 @@ class TensorMerge:
                         binner(dtypes[0], dtype, ranked=ranked, compiled=compiled)
             if l1 and does.trim == "magnitude":
                 loop(Survivors(does), Survivors(does).signature, compiled)
-            loop(Merge(does), Merge(does).signature, compiled)
+
+    def _opened(
+        self, method: Method, settings: Settings, trimmed: bool, stored: torch.dtype
+    ) -> tuple[Pass, Loop]:
+        """Open what is done to every element."""
+        options = tuple(settings.options.items())
+        return _opened(method, options, trimmed, self._dtypes, stored, self._compiled)
 
     def _prepare(
         self, method: Method, settings: Settings, stored: torch.dtype
-    ) -> tuple[Pass, list[Segment]]:
+    ) -> tuple[Pass, Loop, list[Segment]]:
         """Find out what is done to every element, and with which numbers."""
         densities = settings.experts.get("density", ())
         trimmed = method.trim is not None and any(density < 1 for density in densities)
-        dtypes = [tensor.dtype for tensor in self._flat]
-        does = Pass.of(method, settings.options, trimmed, dtypes, stored)
+        does, run = self._opened(method, settings, trimmed, stored)
         numbers: dict[str, Sequence[float]] = dict(settings.experts)
         numbers |= {name: (value,) for name, value in settings.numbers.items()}
         n = self._base.numel()
@@ -115,36 +112,36 @@ class TensorMerge:
             numbers["mix"] = coefficients(method, settings, self._products())
         if does.trim == "magnitude":
             parts = segments(n, self._bands(settings), numbers)
-            return does, self._rescaled(does, settings, parts)
+            return does, run, self._rescaled(does, settings, parts)
         if does.trim is not None:
             numbers |= self._drawn(settings)
-        return does, [Segment(0, n, numbers)]
+        return does, run, [Segment(0, n, numbers)]
 
     def _bands(self, settings: Settings) -> list[Band]:
         gammas = settings.experts.get("gamma", (0.0,) * len(self._experts))
-        looks = [partial(self._tables.levels, expert, self._name) for expert in self._experts]
-        deltas = [
-            Delta(self._flat[0], model, look, self._compiled)
-            for model, look in zip(self._flat[1:], looks, strict=True)
-        ]
-        trims = zip(settings.experts["density"], gammas, deltas, strict=True)
+        trims = zip(settings.experts["density"], gammas, self._deltas, strict=True)
         everyone = settings.options["on_tie"] == "all"
         return [band(density, gamma, delta, all_ties=everyone) for density, gamma, delta in trims]
 
+    @cached_property
+    def _deltas(self) -> list[Delta]:
+        looks = [partial(self._tables.levels, expert, self._name) for expert in self._experts]
+        pairs = zip(self._flat[1:], looks, strict=True)
+        return [Delta(self._flat[0], model, look, self._compiled) for model, look in pairs]
+
     def _rescaled(self, does: Pass, settings: Settings, parts: list[Segment]) -> list[Segment]:
         """Find the factors of what survives trimming by magnitude; l1 takes a pass of its own."""
+        if not does.rescaled:
+            return parts
         kind, densities = str(settings.options["rescale"]), settings.experts["density"]
         before = after = (0.0,) * len(densities)
         if kind == "l1":
             before = tuple(self._tables.mass(expert, self._name) for expert in self._experts)
             measure = Survivors(does)
             run = loop(measure, measure.signature, self._compiled)
-            found = []
-            sums = [None] * len(densities)
-            for part in rescaled(parts, (1.0,) * len(densities)):
-                blocks = [t[part.start : part.stop] for t in self._flat]
-                found.append(run(blocks, does.pack(part.numbers), sums, part.start))
-            after = tuple(math.fsum(column) for column in zip(*found, strict=True)) or after
+            plain = rescaled(parts, (1.0,) * len(densities))
+            told, ends = does.pack([part.numbers for part in plain]), [part.stop for part in plain]
+            after = tuple(run(self._flat, told, [None] * len(densities), ends=ends))
         norms = zip(densities, before, after, strict=True)
         return rescaled(parts, [rescale_factor(kind, *one) for one in norms])
 
@@ -161,11 +158,16 @@ class TensorMerge:
                 before, after = float(known[-1]), float(known[window.level])
             factors.append(rescale_factor(kind, window.density, before, after))
         return {
-            "key": [k for expert in self._experts for k in key_of(self._seed, expert, self._name)],
+            "key": self._keys,
             "below": [window.below for window in windows],
             "slope": [window.slope for window in windows],
             "rescale": factors,
         }
+
+    @cached_property
+    def _keys(self) -> list[float]:
+        """Of the experts' random numbers."""
+        return [k for expert in self._experts for k in key_of(self._seed, expert, self._name)]
 
     def _ranks(self, does: Pass) -> list[Tensor]:
         """Look up the experts' ranks, if the pass reads them."""
@@ -214,6 +216,20 @@ class TensorMerge:
         )
         out.copy_(merged.reshape(out.shape))
         return absolute_sum((out.float() - base).flatten())
+
+
+@cache
+def _opened(  # noqa: PLR0913
+    method: Method,
+    options: tuple[tuple[str, bool | str], ...],
+    trimmed: bool,
+    sources: tuple[torch.dtype, ...],
+    stored: torch.dtype,
+    compiled: bool,
+) -> tuple[Pass, Loop]:
+    """Open a pass and its loop, once for all tensors that have the same."""
+    does = Pass.of(method, dict(options), trimmed, sources, stored)
+    return does, loop(Merge(does), Merge(does).signature, compiled)
 
 
 def _tensors(values: Sequence[float]) -> list[Tensor]:

@@ -109,9 +109,12 @@ def band(density: float, gamma: float, delta: Delta, *, all_ties: bool = False) 
 def segments(
     n: int, bands: Sequence[Band], numbers: Mapping[str, Sequence[float]]
 ) -> list[Segment]:
-    """Cut n elements where the survivors among ties end, so that each segment has fixed bounds."""
+    """Cut n elements where the survivors among ties end, so that each segment has fixed bounds.
+
+    One segment at least: no elements are one, too.
+    """
     ends = {cut.end for band in bands for cut in (band.kept, band.outliers)}
-    edges = sorted({0, n, *(end for end in ends if 0 < end < n)})
+    edges = [0, *sorted({n, *(end for end in ends if 0 < end < n)})]
     found = []
     for start, stop in pairwise(edges):
         bounds = [band.at(start) for band in bands]

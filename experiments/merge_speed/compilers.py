@@ -58,7 +58,7 @@ def compare(
     options["rescale"] = "none" if method == "ties" else "inverse_density"
     trimmed = entry.trim is not None
     does = Pass.of(entry, options, trimmed, (torch.bfloat16,) * 4, torch.bfloat16)
-    numbers = does.pack(NUMBERS)
+    numbers = does.pack([NUMBERS])
     merge, out = Merge(does), torch.empty_like(blocks[0])
     ours_read = blocks[: len(merge.signature.blocks)]
     theirs_read = blocks[: len(ours_read) + len(merge.signature.keys)]

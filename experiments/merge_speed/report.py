@@ -80,6 +80,6 @@ def _campaign(results: Results) -> Iterator[str]:
     if not results.campaign_ms:
         yield "quickstart: not built (python -m experiments.quickstart --build-only)"
         return
-    yield f"a trial's merge on the quickstart, wall ms (at most {SWAP_MS:.0f})"
+    yield f"a trial's merge on the quickstart, CPU ms (at most {SWAP_MS:.0f})"
     for name, milliseconds in results.campaign_ms.items():
         yield f"{name:26s}{milliseconds:9.1f}"

@@ -48,7 +48,8 @@ def survivors(
     keep = torch.zeros(base.numel(), dtype=torch.bool)
     end = 0
     for part in segments(base.numel(), [band(density, gamma, delta)], {}):
-        assert part.start == end < part.stop
+        assert part.start == end
+        assert end < part.stop or base.numel() == 0
         end = part.stop
         (low,), (high,) = (np.float32(part.numbers[name]) for name in ("low", "high"))
         block = slice(part.start, part.stop)

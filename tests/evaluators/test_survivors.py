@@ -71,5 +71,8 @@ def test_a_search_finds_every_rank(n: int) -> None:
     places = ((model.float() - base.float()).abs() >= 0.02).nonzero().flatten() + 1
     for compiled in (True, False):
         find = finder(base.dtype, model.dtype, compiled=compiled)
-        found = [find((base, model), told, rank + 1) for rank in range(len(places))]
-        assert found == places.tolist()
+        ranks = range(1, len(places) + 1)
+        assert [find((base, model), told, r, slice(0, n)) for r in ranks] == places.tolist()
+        if len(places) > 2:  # a part begins anywhere
+            part = slice(int(places[0]), n)
+            assert find((base, model), told, 2, part) == int(places[2])
