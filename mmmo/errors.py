@@ -64,9 +64,13 @@ class StoreError(UserError):
 
 def unwritable(place: object, error: OSError) -> UserError:
     """What to say of a place that cannot be written to."""
-    full = error.errno in (ENOSPC, EDQUOT)
-    hint = "free some space, then run it again" if full else ""
-    return UserError(f"{place}: cannot be written: {error.strerror or error}", hint)
+    return UserError(f"{place}: cannot be written: {error.strerror or error}", advice(error))
+
+
+def advice(error: BaseException | None) -> str:
+    """What to do about an error of the system, where that is known."""
+    full = isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT)
+    return "free some space, then run it again" if full else ""
 
 
 class AlreadyRunning(MmmoError):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from evaluators.pool import EvaluatorPool, PoolError, open_pool
 from mmmo.config import CampaignConfig
-from mmmo.errors import UserError
+from mmmo.errors import UserError, advice
 from mmmo.preflight import workbench
 
 
@@ -27,4 +27,4 @@ def open_workers(
         ) as pool:
             yield pool
     except PoolError as error:
-        raise UserError(str(error)) from None
+        raise UserError(str(error), advice(error.__cause__)) from None
