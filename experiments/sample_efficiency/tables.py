@@ -31,7 +31,7 @@ Array = NDArray[np.float64]
 
 HERE = Path(__file__).parent
 FOLDER, BLOCKS = HERE / "tables", HERE / "runs" / "tables"
-SIZES = {"quickstart": 300, "encoder": 80, "digits": 1500}
+SIZES = {"quickstart": 300, "encoder": 200, "digits": 1500}
 """Recipes of a suite."""
 BLOCK = 10
 """Recipes of a file: what a killed run loses at most, per process."""
