@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,49 +52,72 @@ def lines(records: Iterable[Record], at: Sequence[float], against: str) -> list[
     """Markdown: hypervolume when `at` full evaluations are spent, then what the front is worth.
 
     The front is of the points that answered all items; where some did not, a column more has the
-    front of all points. The final hypervolume of the contestant `against` is subtracted from the
-    others', seed by seed.
+    front of all points. Held-out hypervolume before the end is of the front of all points so far.
+    The contestant `against` is subtracted from the others, seed by seed, at the end.
     """
     result: list[str] = []
     groups = grouped(records)
     for name in dict.fromkeys(s for s, _ in groups):
         rows = [(c, rs) for (s, c), rs in groups.items() if s == name]
-        rows.sort(key=lambda row: -interval(_last(row[1], "hypervolume"))[0])
-        shown = [n for n in at if n <= _budget(groups, name)]
-        held_out = [HELD_OUT] if all(HELD_OUT in r for _, rs in rows for r in rs) else []
-        partial = ["front_hypervolume"] if any("@" in contestant for contestant, _ in rows) else []
-        columns = [f"HV % at {n:g}" for n in shown]
-        columns += [f"less `{against}`", "measured front HV %", "its IGD+ x 100"]
-        columns += ["its held-out HV %" for _ in held_out]
-        columns += ["HV % with unconfirmed points" for _ in partial]
-        columns += ["points", "proposals, CPU s", "seeds"]
-        result += ["", f"**{name}**", "", "| contestant | " + " | ".join(columns) + " |"]
+        rows.sort(key=lambda row: -interval([_final(r) for r in row[1]])[0])
+        columns = _columns([r for _, rs in rows for r in rs], at, against)
+        result += ["", f"**{name}**", "", f"| contestant | {' | '.join(columns)} |"]
         result.append("|---" * (len(columns) + 1) + "|")
         for contestant, rs in rows:
-            cells = [_cell([100 * value(r, "hypervolume", n) for r in rs]) for n in shown]
-            cells.append(_cell(_differences(rs, groups.get((name, against), []))))
-            for measure in ("front_hypervolume", "front_igd_plus", *held_out):
-                cells.append(_cell([100 * r["confirmed"][measure] for r in rs]))
-            cells += [_cell([100 * v for v in _last(rs, measure)]) for measure in partial]
-            cells.append(f"{np.mean([r['points'] for r in rs]):.0f}")
-            cells.append(f"{np.mean([r['proposal_cpu_s'] for r in rs]):.1f}")
-            result.append(f"| `{contestant}` | " + " | ".join([*cells, str(len(rs))]) + " |")
+            cells = [cell(rs) for cell in columns.values()]
+            result.append(f"| `{contestant}` | {' | '.join(cells)} |")
     return result
 
 
-def _budget(groups: Mapping[tuple[str, str], list[Record]], name: str) -> int:
-    return max(r["run"]["budget"] for (s, _), rs in groups.items() if s == name for r in rs)
+def _columns(
+    records: Sequence[Record], at: Sequence[float], against: str
+) -> Mapping[str, Callable[[Sequence[Record]], str]]:
+    """Headings of the table of one setting, and what a contestant's records say under each."""
+    budget = max(r["run"]["budget"] for r in records)
+    shown = [n for n in at if n <= budget]
+    others = [r for r in records if r["run"]["contestant"] == against]
+
+    def percent(of: Callable[[Record], float]) -> Callable[[Sequence[Record]], str]:
+        return lambda rs: _cell([100 * of(r) for r in rs])
+
+    def less(of: Callable[[Record], float]) -> Callable[[Sequence[Record]], str]:
+        return lambda rs: _cell(_differences(of, rs, others))
+
+    def spent(measure: str, n: float) -> Callable[[Sequence[Record]], str]:
+        return percent(lambda r: value(r, measure, n))
+
+    columns = {f"HV % at {n:g}": spent("hypervolume", n) for n in shown}
+    columns[f"less `{against}`"] = less(_final)
+    columns["measured front HV %"] = percent(lambda r: r["confirmed"]["front_hypervolume"])
+    columns["its IGD+ x 100"] = percent(lambda r: r["confirmed"]["front_igd_plus"])
+    if all(HELD_OUT in r for r in records):
+        columns["its held-out HV %"] = percent(_unseen)
+        columns[f"that less `{against}`"] = less(_unseen)
+        early = [n for n in shown if n < budget]
+        columns |= {f"held-out HV % at {n:g}": spent(HELD_OUT, n) for n in early}
+    if any("@" in r["run"]["contestant"] for r in records):
+        columns["HV % with unconfirmed points"] = spent("front_hypervolume", budget)
+    columns["points"] = lambda rs: f"{np.mean([r['points'] for r in rs]):.0f}"
+    columns["proposals, CPU s"] = lambda rs: f"{np.mean([r['proposal_cpu_s'] for r in rs]):.1f}"
+    columns["seeds"] = lambda rs: str(len(rs))
+    return columns
 
 
-def _last(records: Sequence[Record], measure: str) -> list[float]:
-    return [r[measure][-1] for r in records]
+def _final(record: Record) -> float:
+    return float(record["hypervolume"][-1])
 
 
-def _differences(records: Sequence[Record], others: Sequence[Record]) -> list[float]:
-    """Final hypervolume in percent less that of the other contestant with the same seed."""
-    final = {r["run"]["seed"]: r["hypervolume"][-1] for r in others}
+def _unseen(record: Record) -> float:
+    return float(record["confirmed"][HELD_OUT])
+
+
+def _differences(
+    of: Callable[[Record], float], records: Sequence[Record], others: Sequence[Record]
+) -> list[float]:
+    """A final share in percent less that of the other contestant with the same seed."""
+    final = {r["run"]["seed"]: of(r) for r in others}
     both = [r for r in records if r["run"]["seed"] in final]
-    return [100 * (r["hypervolume"][-1] - final[r["run"]["seed"]]) for r in both]
+    return [100 * (of(r) - final[r["run"]["seed"]]) for r in both]
 
 
 def _cell(values: Sequence[float]) -> str:

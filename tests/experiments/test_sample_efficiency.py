@@ -504,13 +504,16 @@ def test_table_and_results_file(tmp_path: Path) -> None:
     assert "median and quartiles" in (tmp_path / "plot.html").read_text()
 
 
-def test_held_out_has_a_column_where_there_are_held_out_items() -> None:
-    record = records()[0]
-    record["confirmed"] = {**record["confirmed"], "held_out_hypervolume": 0.875}
-    record["held_out_hypervolume"] = [0.1, 0.5]
-    table = report.lines([record], [2], "sobol")
-    assert "| its held-out HV % |" in table[3]
-    assert table[-1] == "| `sobol` | 40.0 | 0.0 | 20.0 | 25.0 | 87.5 | 2 | 0.5 | 1 |"
+def test_held_out_has_columns_where_there_are_held_out_items() -> None:
+    first, second = records()[:2]
+    for record, unseen in ((first, 0.875), (second, 0.75)):
+        record["confirmed"] = {**record["confirmed"], "held_out_hypervolume": unseen}
+        record["held_out_hypervolume"] = [0.1, 0.5]
+    second["run"] = {**second["run"], "contestant": "mm_mo", "seed": first["run"]["seed"]}
+    table = report.lines([first, second], [1, 2], "mm_mo")
+    assert "| its held-out HV % | that less `mm_mo` | held-out HV % at 1 | points" in table[3]
+    (row,) = [line for line in table if line.startswith("| `sobol` |")]
+    assert row.endswith("| 87.5 | 12.5 | 10.0 | 2 | 0.5 | 1 |")
 
 
 def test_unconfirmed_points_have_a_column_where_there_may_be_some() -> None:
