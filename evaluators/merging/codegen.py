@@ -6,7 +6,7 @@ processor has. Nothing is reordered, fused or contracted, so a kernel gives the 
 gives. Values of a kernel stay in registers: each input is read once and each output written once.
 What depends on no element is computed before the loop.
 
-torch's own compiler writes loops, too: those for these functions take two to three times as long,
+torch's own compiler writes loops, too: those for these functions take three to four times as long,
 some thirty times, and take longer to compile (`python -m experiments.merge_speed.compilers`).
 """
 

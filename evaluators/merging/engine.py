@@ -93,7 +93,6 @@ class MergeEngine:
         self._tables = tables or Tables(sources, compiled=compiled)
         self._compiled = compiled
         self._partitions: dict[tuple[int, tuple[str, ...]], Mapping[str, tuple[int, int]]] = {}
-        self._kind: tuple[tuple[str, ...], int] = ((), 0)
         self._tensors: dict[str, TensorMerge] = {}
         self.sources = sources
         base = sources.base
@@ -128,15 +127,12 @@ class MergeEngine:
             say(f"kernels of {recipe.method} compiled in {seconds:.1f} s")
 
     def _tensor(self, recipe: MergeRecipe, name: str) -> TensorMerge:
-        """Open a tensor; it stays open for recipes of the same experts and seed."""
-        kind = (tuple(recipe.experts), recipe.seed)
-        if kind != self._kind:
-            self._kind, self._tensors = kind, {}
-        if name not in self._tensors:
-            self._tensors[name] = TensorMerge(
-                self.sources, self._tables, recipe, name, compiled=self._compiled
-            )
-        return self._tensors[name]
+        """Open a tensor; it stays open until a recipe has other experts or another seed."""
+        tensor = self._tensors.get(name)
+        if tensor is None or not tensor.serves(recipe):
+            tensor = TensorMerge(self.sources, self._tables, recipe, name, compiled=self._compiled)
+            self._tensors[name] = tensor
+        return tensor
 
     @torch.no_grad()
     def merge_into(self, recipe: MergeRecipe, target: Mapping[str, Tensor]) -> MergeReport:

@@ -52,6 +52,10 @@ class TensorMerge:
         self._flat = [t.contiguous().flatten() for t in (self._base, *self._models)]
         self._dtypes = tuple(t.dtype for t in self._flat)
 
+    def serves(self, recipe: MergeRecipe) -> bool:
+        """Whether all that was opened is the same for this recipe."""
+        return (self._experts, self._seed) == (tuple(recipe.experts), recipe.seed)
+
     def plan(
         self, method: Method, settings: Settings, stored: torch.dtype
     ) -> Callable[[Tensor], float]:
