@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -125,7 +126,7 @@ class ShardWriter:
         folder.mkdir(parents=True, exist_ok=True)
         shards = _partition(specs, shard_size_bytes)
         self._places: dict[str, tuple[BinaryIO, int]] = {}
-        self._files: list[BinaryIO] = []
+        self._files = ExitStack()  # each is closed though another's last bytes find no room
         names = [SINGLE]
         if len(shards) > 1:
             names = [
@@ -144,8 +145,7 @@ class ShardWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for file in self._files:
-            file.close()
+        self._files.close()
 
     def write(self, name: str, tensor: Tensor) -> None:
         """Put one tensor in its place."""
@@ -168,8 +168,7 @@ class ShardWriter:
             }
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
-        file = path.open("wb")
-        self._files.append(file)
+        file = self._files.enter_context(path.open("wb"))
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + end)
         for name in specs:
