@@ -108,11 +108,18 @@ class Pass:
         return {k: (end - counts[k], end) for k, end in zip(counts, ends, strict=True)}
 
     def pack(self, parts: Sequence[Mapping[str, Sequence[float]]]) -> NDArray[np.float32]:
-        """Put the numbers of each part in their places; more may be given than are read."""
+        """Put the numbers of each part in their places; more may be given than are read.
+
+        Raises:
+            ValueError: there are too few or too many; a kernel would read what is not there.
+        """
         read = [name for name, (first, end) in self.fields.items() if end > first]
         numbers = (values[name] for values in parts for name in read)
         # An array of C's floats: what is too large becomes infinite, and the merge too.
-        return np.frombuffer(array("f", chain.from_iterable(numbers)), dtype=np.float32)
+        packed = array("f", chain.from_iterable(numbers))
+        if len(packed) != len(parts) * (count := next(reversed(self.fields.values()))[1]):
+            raise ValueError(f"{len(packed)} numbers for {len(parts)} parts of {count}")
+        return np.frombuffer(packed, dtype=np.float32)
 
     def signature(self, *outputs: torch.dtype | None) -> Signature:
         """What a loop of this pass reads; an output without a dtype is a sum."""

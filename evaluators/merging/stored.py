@@ -126,15 +126,17 @@ class ShardWriter:
         folder.mkdir(parents=True, exist_ok=True)
         shards = _partition(specs, shard_size_bytes)
         self._places: dict[str, tuple[BinaryIO, int]] = {}
-        self._files = ExitStack()  # each is closed though another's last bytes find no room
+        self._files = ExitStack()  # each is closed, though another's last bytes find no room
         names = [SINGLE]
         if len(shards) > 1:
             names = [
                 f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))
             ]
             _write_index(folder / INDEX, dict(zip(names, shards, strict=True)), specs)
-        for name, shard in zip(names, shards, strict=True):
-            self._start(folder / name, {tensor: specs[tensor] for tensor in shard})
+        with self._files as opened:
+            for name, shard in zip(names, shards, strict=True):
+                self._start(folder / name, {tensor: specs[tensor] for tensor in shard})
+            self._files = opened.pop_all()
 
     def __enter__(self) -> ShardWriter:
         return self

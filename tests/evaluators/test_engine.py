@@ -16,6 +16,8 @@ from xxhash import xxh3_128_hexdigest
 from evaluators.merging import loops
 from evaluators.merging.engine import MergeEngine, RecipeError
 from evaluators.merging.masks import uniform
+from evaluators.merging.methods import METHODS
+from evaluators.merging.passes import Pass
 from evaluators.merging.stored import stored_digest
 from evaluators.recipe import MergeRecipe, ModelRef
 from evaluators.sources import SourceError, Sources
@@ -313,3 +315,13 @@ def test_preparing_leaves_nothing_to_make(tmp_path: Path, monkeypatch: pytest.Mo
         live = {n: torch.empty(t.shape, dtype=torch.bfloat16) for n, t in BASE.items()}
         engine.merge_into(asked, live)
         assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == made
+
+
+def test_a_kernel_is_given_as_many_numbers_as_it_reads() -> None:
+    does = Pass.of(METHODS["linear"], {}, False, (torch.bfloat16,) * 3, torch.bfloat16)
+    count = max(end for _, end in does.fields.values())
+    told = {name: [0.5] * (end - first) for name, (first, end) in does.fields.items()}
+    assert does.pack([told, told]).tolist() == [0.5] * (2 * count)
+    (name, _), *_ = (field for field in does.fields.items() if field[1][1] > field[1][0])
+    with pytest.raises(ValueError, match=f"{2 * count - 1} numbers for 2 parts of {count}"):
+        does.pack([told, told | {name: told[name][1:]}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from tiny_models import tiny_bert, tiny_llama
 
 from evaluators.inspection import Finding, estimate, inspect_sources
+from evaluators.merging.stored import ShardWriter
 from evaluators.recipe import ModelRef
 from evaluators.sources import SourceError, Sources, open_checkpoint, open_sources
 
@@ -300,3 +302,12 @@ def test_operators_that_take_whole_tensors_need_copies() -> None:
     tensors = {"w": torch.ones(10)}
     found = estimate(in_memory(tensors, a=dict(tensors)), (1, 3), "float32", ["ties", "sce"])
     assert found.memory_bytes == 2 * 40 + 40 + 3 * 10 * 4 * (1 + 5)
+
+
+def test_shards_are_closed_where_one_of_them_cannot_be_begun(tmp_path: Path) -> None:
+    # A device has no length to reserve; an open file would be a warning, hence an error here.
+    (tmp_path / "model-00002-of-00002.safetensors").symlink_to("/dev/full")
+    specs = {name: (torch.float32, torch.Size([8])) for name in "ab"}
+    with pytest.raises(OSError, match=r"Invalid argument|No space left"):
+        ShardWriter(tmp_path, specs, 40)
+    gc.collect()
