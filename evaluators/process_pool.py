@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection as pipes
 from multiprocessing import resource_tracker
@@ -119,8 +119,9 @@ class ProcessPool:
         """Kill every worker; they hold nothing that is not also elsewhere."""
         atexit.unregister(self.close)
         self._backlog.clear()
-        while self._slots:
-            _stop(self._slots.pop())
+        with ExitStack() as stops:  # one that fails spares no other
+            while self._slots:
+                stops.callback(_stop, self._slots.pop())
 
     def __enter__(self) -> ProcessPool:
         return self
@@ -157,11 +158,12 @@ class ProcessPool:
 
     def _hand(self, slot: _Slot, job: EvaluationJob) -> None:
         message = pickle.dumps(job)
-        slot.job = job
+        with _explained():
+            sender = threading.Thread(target=_send, args=(slot.connection, message), daemon=True)
+            sender.start()
+        slot.job, slot.sender = job, sender
         slot.deadline = time.monotonic() + LOADING_TIMEOUT_S
         slot.overdue = f"sources and model were not open within {LOADING_TIMEOUT_S:g} s"
-        slot.sender = threading.Thread(target=_send, args=(slot.connection, message), daemon=True)
-        slot.sender.start()
 
     def _answer(self, n: int) -> EvaluationResult | None:
         """Answer the job of worker n, if there is something to say about it."""
@@ -206,7 +208,8 @@ class ProcessPool:
 def _explained() -> Iterator[None]:
     try:
         yield
-    except OSError as error:  # no folder for logs, or no more processes, memory or open files
+    except (OSError, RuntimeError) as error:
+        # no folder for logs, or no more processes, threads, memory or open files
         raise PoolError(f"workers cannot start: {error}") from error
 
 

@@ -206,6 +206,32 @@ def test_a_worker_that_cannot_be_replaced_is_one_line(tmp_path: Path) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+def test_a_job_that_no_thread_can_hand_over_is_one_line(tmp_path: Path) -> None:
+    workbench = workbench_of(tmp_path)
+    with ProcessPool(workbench) as pool:
+        worker = pool._slots[0].process.pid or 0
+        before = threading.stack_size(1 << 47)  # bytes; no address space has them
+        try:
+            with pytest.raises(PoolError, match=r"workers cannot start: can't start new thread"):
+                pool.submit(job(workbench, 1, "first"))
+        finally:
+            threading.stack_size(before)
+        assert pool.free == 1
+    assert not is_running(worker)
+
+
+def test_a_worker_that_cannot_be_stopped_spares_no_other() -> None:
+    pool = ProcessPool(Workbench(ModelRef(path="nowhere"), {}, {}), 3)
+    first, lost, last = (slot.process for slot in pool._slots)
+    others = [first.pid or 0, last.pid or 0]
+    lost.kill()
+    lost.join()
+    lost.close()  # nobody can ask it anything from now on
+    with pytest.raises(ValueError, match="closed"):
+        pool.close()
+    assert not any(is_running(pid) for pid in others)
+
+
 LEFT_OPEN = """
 import sys
 from evaluators.pool import EvaluatorPool, open_pool
