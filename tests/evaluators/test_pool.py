@@ -234,7 +234,7 @@ def test_a_worker_that_cannot_be_stopped_spares_no_other() -> None:
 
 LEFT_OPEN = """
 import sys
-from evaluators.pool import EvaluatorPool, open_pool
+from evaluators.pool import open_pool
 from evaluators.recipe import ModelRef
 from evaluators.worker import Workbench
 
@@ -259,7 +259,7 @@ def test_a_pool_left_open_lets_a_console_script_end(tmp_path: Path) -> None:
 
 HANGS = """
 import pickle, sys
-from evaluators.pool import EvaluatorPool, open_pool
+from evaluators.pool import open_pool
 workbench, job = pickle.loads(bytes.fromhex(sys.argv[1]))
 pool = open_pool("process", workbench, 1)
 pool.submit(job)
