@@ -102,7 +102,11 @@ class ProcessPool:
         self._dispatch()
 
     def collect(self, timeout: float | None) -> list[EvaluationResult]:
-        """Wait for answers, replacing workers that died or took too long."""
+        """Wait for answers, replacing workers that died or took too long.
+
+        An answer that has begun is read to its end: a worker that pauses in the middle of it holds
+        the caller up beyond `timeout`, for at most 30 s per pause.
+        """
         give_up = math.inf if timeout is None else time.monotonic() + timeout
         while True:
             answers = [self._answer(n) for n in range(len(self._slots))]
