@@ -267,14 +267,15 @@ def _failure(error: Exception, otherwise: FailureKind) -> Failure:
     from evaluators.merging.settings import RecipeError
 
     kind = otherwise
-    if _is_out_of_memory(error):
-        kind = "out_of_memory"
-    elif _is_full_disk(error):
-        kind = "full_disk"
-    elif isinstance(error, RecipeError):
-        kind = "invalid_recipe"
     lines = str(error).strip().splitlines()
     message = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    if _is_out_of_memory(error):
+        kind = "out_of_memory"
+    elif (full := _full_disk(error)) is not None:
+        kind = "full_disk"
+        message = message if full is error else f"{message} ({full})"
+    elif isinstance(error, RecipeError):
+        kind = "invalid_recipe"
     return Failure(kind, message, "".join(traceback.format_exception(error)))
 
 
@@ -289,12 +290,16 @@ def _is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _is_full_disk(error: BaseException) -> bool:
-    return any(isinstance(e, OSError) and e.errno in (ENOSPC, EDQUOT) for e in _causes(error))
+def _full_disk(error: BaseException) -> OSError | None:
+    """The cause that says that a disk is full, and of which file, if the system names it."""
+    full = (e for e in _causes(error) if isinstance(e, OSError) and e.errno in (ENOSPC, EDQUOT))
+    return next(full, None)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it was raised from: a benchmark may have wrapped it."""
-    while error is not None:
+    """An error and what it was raised from, each once: a benchmark may have wrapped it."""
+    seen: set[int] = set()  # of identities: `raise e from e` leads back
+    while error is not None and id(error) not in seen:
         yield error
+        seen.add(id(error))
         error = error.__cause__ or error.__context__

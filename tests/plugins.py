@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -76,6 +77,21 @@ class Writer(First):
         except OSError as error:
             raise ValueError("no answer") from error
         return super().outcomes(model, split, items)
+
+
+class Full(First):
+    """Meets a disk on which no file can be made."""
+
+    def outcomes(self, model: LiveModel, split: Split, items: Positions) -> Outcomes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/answers")
+
+
+class Cycle(First):
+    """Raises an error that is its own cause."""
+
+    def outcomes(self, model: LiveModel, split: Split, items: Positions) -> Outcomes:
+        error = ValueError("raised from itself")
+        raise error from error
 
 
 class Raise(First):

@@ -121,8 +121,9 @@ def test_a_benchmark_without_space_costs_no_trial(world: Path, command_line: Com
         constraints=[],
     )
     code, _, err = command_line.run("launch", "campaign.yaml")
-    said = "workers cannot work (full_disk): ValueError: no answer; the state is safe; "
-    assert err.splitlines()[-1].startswith(f"mmmo: {said}")
+    why = "ValueError: no answer ([Errno 28] No space left on device)"
+    said = f"mmmo: workers cannot work (full_disk): {why}; the state is safe; "
+    assert err.splitlines()[-1].startswith(said)
     assert code == 1
     assert {t.state for t in Terminal(world).history().trials.values()} == {"proposed"}
     answers.unlink()

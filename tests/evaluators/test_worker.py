@@ -171,7 +171,9 @@ def test_files_that_come_back_are_opened_then(tmp_path: Path, name: str, error: 
         ("raise", "benchmark_error", "RuntimeError: this benchmark cannot score"),
         ("outofmemory", "out_of_memory", "allocate memory"),
         ("wrapped", "out_of_memory", "ValueError: too big"),
-        ("writer", "full_disk", "ValueError: no answer"),
+        ("writer", "full_disk", "ValueError: no answer ([Errno 28] No space left on device)"),
+        ("full", "full_disk", "OSError: [Errno 28] No space left on device: '/data/answers'"),
+        ("cycle", "benchmark_error", "ValueError: raised from itself"),
     ],
 )
 def test_an_error_while_scoring_is_typed(
@@ -181,6 +183,8 @@ def test_an_error_while_scoring_is_typed(
     more = {
         "wrapped": BenchmarkSpec("plugins:Wrapped", {}),
         "writer": BenchmarkSpec("plugins:Writer", {"pids": tmp_path}),
+        "full": BenchmarkSpec("plugins:Full", {}),
+        "cycle": BenchmarkSpec("plugins:Cycle", {}),
     }
     worker = Worker(replace(workbench, benchmarks=dict(workbench.benchmarks) | more))
     result = worker.run(job(workbench, 1, "first", benchmark))
