@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmmo.errors import EXIT_DONE, EXIT_INTERRUPTED, Fault, MmmoError, UserError, unwritable
-from mmmo.terminal import secure_streams, tell
+from mmmo.terminal import OutputLost, secure_streams, tell
 
 if TYPE_CHECKING:
     from mmmo.config import CampaignConfig
@@ -300,7 +300,7 @@ def main() -> None:
     code = _run_verb()
     try:
         sys.stdout.flush()
-    except OSError as error:
+    except OutputLost as error:
         code = _cut_off(error) or code
     sys.exit(code)
 
@@ -316,22 +316,22 @@ def _run_verb() -> int:
     except (KeyboardInterrupt, typer.Abort):
         tell("mmmo: interrupted")
         return EXIT_INTERRUPTED
-    except SystemExit as error:
-        if not isinstance(error.__context__, BrokenPipeError):
-            raise  # typer turns a broken pipe, and nothing else, into an exit
-        return _cut_off(error.__context__)
-    except OSError as error:
+    except OutputLost as error:
         return _cut_off(error)
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # of a worker, say: no reason to exit
+            raise error.__context__ from None
+        raise
     return code if isinstance(code, int) else EXIT_DONE
 
 
-def _cut_off(error: OSError) -> int:
-    """What no verb explains is about what is printed, or names its file."""
-    if error.filename is None:  # the rest, at the end of the process, would fail again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if isinstance(error, BrokenPipeError):  # `mmmo trials NAME | head`
+def _cut_off(lost: OutputLost) -> int:
+    """Say that results cannot be printed, unless it is the reader who went away."""
+    # The rest, at the end of the process, would fail again.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(lost.error, BrokenPipeError):  # `mmmo trials NAME | head`
         return EXIT_DONE
-    return _complain(unwritable(error.filename or "standard output", error))
+    return _complain(unwritable("standard output", lost.error))
 
 
 def _complain(error: MmmoError) -> int:

@@ -162,6 +162,32 @@ def test_results_that_cannot_be_printed_are_one_line(
     assert done.returncode == 2
 
 
+@pytest.mark.parametrize(
+    ("statement", "error"),
+    [
+        ("open('/nonexistent/config.json')", "FileNotFoundError: [Errno 2]"),
+        ("raise OSError(errno.ENOMEM, 'no memory')", "OSError: [Errno 12] no memory"),
+        ("open('/dev/full', 'wb', 0).write(b'x')", "OSError: [Errno 28]"),
+        ("raise BrokenPipeError(errno.EPIPE, 'no worker')", "BrokenPipeError: [Errno 32]"),
+    ],
+)
+def test_an_error_of_another_file_is_not_one_of_the_results(
+    statement: str, error: str, world: Path
+) -> None:
+    (world / "faulty.py").write_text(f"import errno\n\n{statement}\n")
+    opened = campaign(
+        world,
+        benchmarks={"sums": {"kind": "faulty:Faulty", "data": "-"}},
+        objectives={"maths": {"benchmark": "sums"}},
+    )
+    with opened.start("check", "campaign.yaml") as process:
+        assert process.wait(TIMEOUT_S) == 1
+    said = (world / "output").read_text()
+    assert said.startswith("Traceback")
+    assert said.splitlines()[-1].startswith(error)
+    assert "standard output" not in said
+
+
 def test_progress_that_nobody_sees_stops_no_campaign(world: Path) -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
