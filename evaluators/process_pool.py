@@ -48,6 +48,7 @@ class _Slot:
     """One worker process and the job that it holds.
 
     Attributes:
+        end: what is under the connection; kept, as there may be no descriptor left to stop it with.
         sender: hands the job over; it waits where a pipe holds less than a job.
         deadline: on the monotonic clock.
         overdue: what to say when the deadline has passed.
@@ -55,6 +56,7 @@ class _Slot:
 
     process: SpawnProcess
     connection: Connection
+    end: socket.socket
     log: Path | None
     job: EvaluationJob | None = None
     sender: threading.Thread | None = None
@@ -135,15 +137,18 @@ class ProcessPool:
 
     def _start(self, log: Path | None) -> _Slot:
         context = multiprocessing.get_context("spawn")
-        with _explained():
+        with _explained(), ExitStack() as opened:
             ours, theirs = context.Pipe()
-            with theirs, _socket_of(ours) as end:
+            opened.enter_context(ours)
+            with theirs:
+                end = opened.enter_context(socket.socket(fileno=os.dup(ours.fileno())))
                 pause = struct.pack("ll", _PAUSE_S, 0)
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, pause)
                 process = context.Process(target=serve, args=(theirs, self._workbench, log))
                 with _interrupts_held_back():
                     process.start()
-        return _Slot(process, ours, log)
+            opened.pop_all()  # the slot has them
+        return _Slot(process, ours, end, log)
 
     def _replace(self, n: int) -> None:
         """Start another first: if that fails or is interrupted, the pool can still be closed."""
@@ -228,29 +233,24 @@ def _interrupts_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _socket_of(connection: Connection) -> socket.socket:
-    """What is under our end of a pipe, once more."""
-    return socket.socket(fileno=os.dup(connection.fileno()))
-
-
 def _send(connection: Connection, job: bytes) -> None:
     with suppress(OSError):  # it died this moment: `collect` finds the job unanswered
         connection.send_bytes(job)
 
 
 def _stop(slot: _Slot) -> None:
-    pid = slot.process.pid
-    with suppress(ProcessLookupError, PermissionError):  # no group yet, or all of it dead
-        if pid is not None:
-            os.killpg(pid, signal.SIGKILL)
-    slot.process.kill()
-    slot.process.join()
-    slot.process.close()
-    with suppress(OSError), _socket_of(slot.connection) as end:
-        end.shutdown(socket.SHUT_RDWR)  # nobody sends on, whoever inherited the other end
-    if slot.sender is not None:
-        slot.sender.join()
-    slot.connection.close()
+    with slot.connection, slot.end:
+        pid = slot.process.pid
+        with suppress(ProcessLookupError, PermissionError):  # no group yet, or all of it dead
+            if pid is not None:
+                os.killpg(pid, signal.SIGKILL)
+        slot.process.kill()
+        slot.process.join()
+        slot.process.close()
+        with suppress(OSError):
+            slot.end.shutdown(socket.SHUT_RDWR)  # nobody sends on, whoever inherited the other end
+        if slot.sender is not None:
+            slot.sender.join()
 
 
 def _ending(process: SpawnProcess) -> str:

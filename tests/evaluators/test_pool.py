@@ -20,8 +20,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from contracts.pool_contract import PoolContract, is_running, job, until, workbench_of
+from plugins import SIZE, First
 
+from evaluators.benchmarks.benchmark import Outcomes, Positions, Split
 from evaluators.inline_pool import InlinePool
+from evaluators.models import LiveModel
 from evaluators.pool import EvaluatorPool, PoolError, open_pool
 from evaluators.process_pool import ProcessPool
 from evaluators.recipe import ModelRef
@@ -186,24 +189,58 @@ def test_a_pool_whose_worker_cannot_be_replaced_can_be_closed(tmp_path: Path) ->
     options["nobody can pickle this"] = lambda: None
     os.kill(started[0], signal.SIGKILL)
     until(lambda: not is_running(started[0]))
-    with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"), pool:
-        pool.submit(asked)
+    with pool:
+        files = set(os.listdir("/proc/self/fd"))
+        with pytest.raises((AttributeError, pickle.PicklingError)) as failure:
+            pool.submit(asked)
+        assert set(os.listdir("/proc/self/fd")) <= files
+    assert "lambda" in str(failure.value)
     assert not any(is_running(pid) for pid in started)
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """Let this process open nothing."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_worker_that_cannot_be_replaced_is_one_line(tmp_path: Path) -> None:
     workbench = workbench_of(tmp_path)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    reason = r"workers cannot start: .*Too many open files"
     with open_pool("process", workbench, 1) as pool:
         worker = worker_of(pool, workbench)
         os.kill(worker, signal.SIGKILL)
         until(lambda: not is_running(worker))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-        try:
-            with pytest.raises(PoolError, match=r"workers cannot start: .*Too many open files"):
-                pool.submit(job(workbench, 1, "first"))
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        with no_more_files(), pytest.raises(PoolError, match=reason):
+            pool.submit(job(workbench, 1, "first"))
+
+
+class Leaves(First):
+    """Starts a process outside its group that holds all pipes open; scores its number."""
+
+    def outcomes(self, model: LiveModel, split: Split, items: Positions) -> Outcomes:
+        child = subprocess.Popen(["sleep", "30"], close_fds=False, start_new_session=True)
+        return np.full(SIZE, child.pid, dtype=np.float32)[items]
+
+
+def test_a_worker_stops_whoever_holds_its_pipe_and_with_no_file_to_spare(tmp_path: Path) -> None:
+    workbench = workbench_of(tmp_path)
+    leaves = replace(workbench.benchmarks["first"], kind=f"{__name__}:Leaves")
+    workbench = replace(workbench, benchmarks={"first": leaves})
+    with ProcessPool(workbench) as pool:
+        pool.submit(job(workbench, 1, "first"))
+        (result,) = pool.collect(None)
+        holder = int(result.scores["first"].outcomes[0])
+        with stopped(pool._slots[0].process.pid or 0), no_more_files():
+            pool.submit(vast(workbench, 2))
+            pool.close()
+        assert is_running(holder)  # nobody waited for it
+        os.kill(holder, signal.SIGKILL)
 
 
 def test_a_job_that_no_thread_can_hand_over_is_one_line(tmp_path: Path) -> None:
