@@ -100,7 +100,7 @@ class TensorMerge:
     ) -> tuple[Pass, Loop]:
         """Open what is done to every element."""
         options = tuple(settings.options.items())
-        return _opened(method, options, trimmed, self._dtypes, stored, self._compiled)
+        return _open(method, options, trimmed, self._dtypes, stored, self._compiled)
 
     def _prepare(
         self, method: Method, settings: Settings, stored: torch.dtype
@@ -223,7 +223,7 @@ class TensorMerge:
 
 
 @cache
-def _opened(  # noqa: PLR0913
+def _open(  # noqa: PLR0913
     method: Method,
     options: tuple[tuple[str, bool | str], ...],
     trimmed: bool,

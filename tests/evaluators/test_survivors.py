@@ -69,6 +69,7 @@ def test_a_search_finds_every_rank(n: int) -> None:
     base, model, _ = pair(n)
     told = np.array([0.02, math.inf], dtype=np.float32)
     places = ((model.float() - base.float()).abs() >= 0.02).nonzero().flatten() + 1
+    assert (len(places) > 2) == (n > 1)  # so the part below is looked at
     for compiled in (True, False):
         find = finder(base.dtype, model.dtype, compiled=compiled)
         ranks = range(1, len(places) + 1)
