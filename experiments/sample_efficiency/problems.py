@@ -4,7 +4,7 @@ Names: `merge6` has 6 coefficients, two accuracies and the sparsity objective; `
 accuracies, `merge6i1` another instance; `layers24` has coefficients of very unequal importance.
 `dtlz2`, `zdt1`, `vehicle` and `penicillin` are from BoTorch. `quickstart`, `encoder` and `digits`
 are tables of real merges, with `-scores` without their sparsity objective. A problem depends on
-nothing but its name.
+nothing but its name, one that ends with `-resplit` also on the run's seed.
 """
 
 from __future__ import annotations
@@ -278,8 +278,8 @@ class TestFunction(Problem):
         return self.truth(X) + deviation * noise, variance
 
 
-def open_problem(name: str) -> Problem:
-    """Build the problem of that name.
+def open_problem(name: str, seed: int = 0) -> Problem:
+    """Build the problem of that name; the seed is for `-resplit`.
 
     Raises:
         KeyError: there is none.
@@ -300,4 +300,4 @@ def open_problem(name: str) -> Problem:
         return TestFunction(name, Penicillin(**double))
     from experiments.sample_efficiency.tabulated import open_table
 
-    return open_table(name)
+    return open_table(name, seed)

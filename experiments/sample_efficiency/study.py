@@ -68,7 +68,7 @@ class Run:
 
 def execute(run: Run) -> dict[str, Any]:
     """Run it: the record with a trace per measure, and processor seconds spent on proposals."""
-    problem = open_problem(run.problem)
+    problem = open_problem(run.problem, run.seed)
     reference = open_reference(problem)
     contestant = open_contestant(run.contestant, problem.dimension, run.budget)
     found = search(run, problem, contestant)

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -81,6 +81,20 @@ class Table:
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(path, facts=np.array(json.dumps(facts)), **arrays)  # type: ignore[arg-type]
+
+    def split_anew(self, seed: int) -> Table:
+        """Divide each benchmark's items anew at random, as many to search on as before.
+
+        What one division favours by chance then differs from seed to seed. A difference in kind
+        between the items of two files is no longer there.
+        """
+        rng = np.random.default_rng(seed)
+        search, held_out = {}, {}
+        for name, outcomes in self.outcomes["search"].items():
+            together = np.concatenate([outcomes, self.outcomes["held_out"][name]], axis=1)
+            order, n = rng.permutation(together.shape[1]), outcomes.shape[1]
+            search[name], held_out[name] = together[:, order[:n]], together[:, order[n:]]
+        return replace(self, outcomes={"search": search, "held_out": held_out})
 
     @classmethod
     def read(cls, path: Path) -> Table:

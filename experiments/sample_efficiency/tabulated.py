@@ -155,14 +155,19 @@ def _features(X: Tensor) -> Tensor:
     return torch.cat([torch.ones_like(X[..., :1]), X, X[..., i] * X[..., j]], dim=-1)
 
 
-def open_table(name: str) -> Tabulated:
+def open_table(name: str, seed: int = 0) -> Tabulated:
     """The problem of a table: `digits`, or `digits-scores` without the sparsity objective.
+
+    With `-resplit` at the end, which items are held out is drawn by the seed.
 
     Raises:
         KeyError: there is no such table.
     """
-    suite, _, rest = name.partition("-")
+    suite, *rest = name.split("-")
     path = FOLDER / f"{suite}.npz"
-    if rest not in ("", "scores") or not path.exists():
+    if rest not in ([], ["scores"], ["resplit"], ["scores", "resplit"]) or not path.exists():
         raise KeyError(name)
-    return Tabulated(name, Table.read(path), sparsity=not rest)
+    table = Table.read(path)
+    if "resplit" in rest:
+        table = table.split_anew(seed)
+    return Tabulated(name, table, sparsity="scores" not in rest)

@@ -135,6 +135,35 @@ def test_a_file_keeps_everything(tmp_path: Path) -> None:
     assert (after.anchors, after.objectives, after.made_of) == (1, before.objectives, {"seed": 0})
 
 
+def test_a_new_division_keeps_every_item_once() -> None:
+    def columns(*outcomes: np.ndarray) -> list[tuple[float, ...]]:
+        return sorted(map(tuple, np.concatenate(outcomes, axis=1).T.tolist()))
+
+    before, divisions = small(), set()
+    for seed in range(20):
+        after = before.split_anew(seed)
+        for name, outcomes in before.outcomes["search"].items():
+            own, others = after.outcomes["search"][name], after.outcomes["held_out"][name]
+            assert own.shape == outcomes.shape
+            assert columns(own, others) == columns(outcomes, before.outcomes["held_out"][name])
+        divisions.add(after.outcomes["search"]["nll"][0].tobytes())
+    assert len(divisions) > 4  # of twelve: two of four items in order
+    again = [before.split_anew(3).outcomes["search"]["nll"] for _ in range(2)]
+    assert np.array_equal(*again)
+
+
+def test_the_seed_divides_the_items_of_a_resplit_table_alone() -> None:
+    def values(name: str, seed: int) -> list[list[float]]:
+        problem = open_problem(name, seed)
+        return problem.truth(problem.anchors).tolist()  # type: ignore[no-any-return]
+
+    assert values("digits", 0) == values("digits", 1)
+    assert values("digits-resplit", 0) != values("digits-resplit", 1)
+    assert values("digits-scores-resplit", 1) == [y[:-1] for y in values("digits-resplit", 1)]
+    with pytest.raises(KeyError):
+        open_problem("digits-resplit-scores")
+
+
 @pytest.mark.parametrize("suite", SUITES)
 def test_committed_tables(suite: str) -> None:
     path = tables.FOLDER / f"{suite}.npz"
