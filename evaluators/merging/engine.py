@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -24,9 +24,11 @@ from evaluators.folders import some
 from evaluators.merging.blocks import Blocks
 from evaluators.merging.methods import Method
 from evaluators.merging.settings import RecipeError, Settings, checked_method, resolve
+from evaluators.merging.spherical import along
 from evaluators.merging.stored import ShardWriter, Spec, combined_digest, tensor_digest
 from evaluators.merging.tables import Tables
 from evaluators.merging.tensors import TensorMerge
+from evaluators.merging.thresholds import coefficients
 from evaluators.recipe import MergeRecipe
 from evaluators.sources import Say, SourceError, Sources
 
@@ -206,7 +208,8 @@ class MergeEngine:
             # One thread is no reason to leave this one: small models would wait for it.
             each = pool.map if threads > 1 else map
             # All plans first: between passes over much memory, Python is slow.
-            steps = list(each(partial(self._plan_tensor, recipe, plan), self.names))
+            mixes = self._mixes(recipe, plan)
+            steps = list(each(partial(self._plan_tensor, recipe, plan, mixes), self.names))
             found = dict(zip(self.names, each(put, self.names, steps), strict=True))
         parameters = sum(m.parameters for m in found.values())
         moved = math.fsum(m.moved for m in found.values())
@@ -218,15 +221,39 @@ class MergeEngine:
             seconds=time.perf_counter() - started,
         )
 
+    def _mixes(self, recipe: MergeRecipe, plan: _Plan) -> dict[str, Sequence[float]]:
+        """Find the coefficients of all tensors that have some, of many tensors at once: one by one
+        they would take longer than the merge of a small model.
+        """
+        found: dict[str, Sequence[float]] = {}
+        if plan.method.mix is None:
+            return found
+        alike: dict[tuple[tuple[str, bool | str], ...], list[str]] = {}
+        for name in self.names:
+            options = plan.settings[name].options
+            if self.sources.base.dtype(name).is_floating_point and along(options) is None:
+                alike.setdefault(tuple(options.items()), []).append(name)
+        for names in alike.values():
+            products = torch.stack([self._tensor(recipe, name).products for name in names])
+            settings = [plan.settings[name] for name in names]
+            mixes = coefficients(plan.method, settings, products)
+            found |= dict(zip(names, mixes, strict=True))
+        return found
+
     def _plan_tensor(
-        self, recipe: MergeRecipe, plan: _Plan, name: str
+        self,
+        recipe: MergeRecipe,
+        plan: _Plan,
+        mixes: Mapping[str, Sequence[float]],
+        name: str,
     ) -> Callable[[Tensor], _Merged]:
         """Prepare the merge of one tensor into contiguous memory of its shape."""
         base = self.sources.base.tensor(name)
         if not base.is_floating_point():
             return partial(_copied, name, base)
         tensor, settings = self._tensor(recipe, name), plan.settings[name]
-        return partial(_merged, name, tensor.plan(plan.method, settings, plan.dtype))
+        merge = tensor.plan(plan.method, settings, plan.dtype, mixes.get(name, ()))
+        return partial(_merged, name, merge)
 
     def _plan(self, recipe: MergeRecipe) -> _Plan:
         method = checked_method(recipe)

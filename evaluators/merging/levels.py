@@ -2,9 +2,9 @@
 
 A delta of 16-bit weights is ranked by its magnitude rounded to that type, which has 32,768 values:
 one histogram per tensor and expert answers for every m at once. Magnitudes in float32 are counted
-by their upper 16 bits; the lower half is looked at in the one bin that the threshold falls into.
-Entries that tie at the threshold are taken in the order of their index, as a stable sort takes
-them.
+one by one in a small tensor, which may have no two that are equal; in a large one by their upper 16
+bits, and the lower half is looked at in the one bin that the threshold falls into. Entries that tie
+at the threshold are taken in the order of their index, as a stable sort takes them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from evaluators.merging.loops import Loop, Search, loop, search
 _BINS = 1 << 15
 _BLOCK = 1 << 18
 _NARROW = {torch.bfloat16, torch.float16}
+_SIGNLESS = (1 << 31) - 1
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Levels:
     """The magnitudes that one delta of n elements has, largest first.
 
     Attributes:
-        codes: `L` int32: bit pattern of a magnitude in its 16-bit type, or the upper 16 bits of one
-            in float32.
+        codes: `L` int32: bit pattern of a magnitude in its type; in a large tensor the upper 16
+            bits of one in float32.
         parts: `P x L` int32: how many elements have this magnitude in each of P equal parts of the
             tensor (see `_parts`).
     """
@@ -83,6 +84,8 @@ def ranked_as(base: torch.dtype, model: torch.dtype) -> torch.dtype:
 def levels(base: Tensor, model: Tensor, *, compiled: bool) -> Levels:
     """Count the magnitudes of a delta of n elements, in one pass."""
     kind = ranked_as(base.dtype, model.dtype)
+    if kind not in _NARROW and base.numel() < _BLOCK:
+        return _distinct(base, model)
     signature = Signature((base.dtype, model.dtype), 0, (torch.int16,))
     encode = loop(_Encoder(kind), signature, compiled)
     parts = _parts(base.numel())
@@ -129,6 +132,8 @@ def largest(  # noqa: PLR0913
     kind = ranked_as(base.dtype, model.dtype)
     if kind in _NARROW:
         low, high = _interval(code, kind)
+    elif base.numel() < _BLOCK:
+        low = high = float(np.int32(code).view(np.float32))
     else:
         low, wanted, tied = _refined(base, model, code, wanted)
         high = low
@@ -191,6 +196,13 @@ def _interval(code: int, kind: torch.dtype) -> tuple[float, float]:
     return 0.0 if code == 0 else float(low), float(high)
 
 
+def _distinct(base: Tensor, model: Tensor) -> Levels:
+    """Count every float32 magnitude apart."""
+    size = (model.float() - base.float()).abs().numpy().view(np.int32)
+    codes, counts = np.unique(size & np.int32(_SIGNLESS), return_counts=True)
+    return Levels(codes[::-1].copy(), counts[None, ::-1].astype(np.int32))
+
+
 def _refined(base: Tensor, model: Tensor, code: int, wanted: int) -> tuple[float, int, int]:
     """Look into one bin of float32 magnitudes.
 
@@ -200,7 +212,6 @@ def _refined(base: Tensor, model: Tensor, code: int, wanted: int) -> tuple[float
     found = []
     for start in range(0, base.numel(), _BLOCK):
         block = slice(start, start + _BLOCK)
-        # Most of it by NumPy, which is quicker than torch with the small tensors of small models.
         size = (model[block].float() - base[block].float()).abs()
         bits = size.numpy().view(np.int32)
         found.append(bits[(bits >> 16) == code])

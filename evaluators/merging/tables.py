@@ -30,7 +30,7 @@ from evaluators.merging.spherical import gram
 from evaluators.merging.survivors import survivors
 from evaluators.sources import Say, Sources
 
-_FORMAT = 1
+_FORMAT = 2
 """Part of every entry's name: a number per way of computing and storing tables."""
 
 _CONTENT = {"levels": "magnitudes", "ranks": "ranks", "gram": "inner products"}

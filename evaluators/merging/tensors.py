@@ -25,7 +25,6 @@ from evaluators.merging.thresholds import (
     Delta,
     Segment,
     band,
-    coefficients,
     dials,
     mixer,
     rescale_factor,
@@ -56,10 +55,23 @@ class TensorMerge:
         """Whether all that was opened is the same for this recipe."""
         return (self._experts, self._seed) == (tuple(recipe.experts), recipe.seed)
 
+    @cached_property
+    def products(self) -> Tensor:
+        """Inner products of base and the recipe's task vectors, `(K+1) x (K+1)`."""
+        known = list(self._sources.experts)
+        chosen = torch.tensor([0, *(1 + known.index(expert) for expert in self._experts)])
+        return self._tables.gram(self._name)[chosen][:, chosen]
+
     def plan(
-        self, method: Method, settings: Settings, stored: torch.dtype
+        self, method: Method, settings: Settings, stored: torch.dtype, mix: Sequence[float]
     ) -> Callable[[Tensor], float]:
         """Find out all that merging must know of the tensor.
+
+        Args:
+            method: the operator.
+            settings: of the tensor's block.
+            stored: dtype of the merged tensor.
+            mix: its coefficients, of an operator that has one set of them for the tensor.
 
         Returns:
             What merges into memory of that type, contiguous and of the tensor's shape, and returns
@@ -69,7 +81,7 @@ class TensorMerge:
             return partial(self._run_whole, method, settings)
         if method.mix is not None and (dim := along(settings.options)) is not None:
             return partial(self._run_rows, method, settings, dim)
-        does, run, parts = self._prepare(method, settings, stored)
+        does, run, parts = self._prepare(method, settings, stored, mix)
         read = [*self._flat, *self._ranks(does)]
         told, ends = does.pack([part.numbers for part in parts]), [part.stop for part in parts]
 
@@ -103,7 +115,7 @@ class TensorMerge:
         return _open(method, options, trimmed, self._dtypes, stored, self._compiled)
 
     def _prepare(
-        self, method: Method, settings: Settings, stored: torch.dtype
+        self, method: Method, settings: Settings, stored: torch.dtype, mix: Sequence[float]
     ) -> tuple[Pass, Loop, list[Segment]]:
         """Find out what is done to every element, and with which numbers."""
         densities = settings.experts.get("density", ())
@@ -111,9 +123,8 @@ class TensorMerge:
         does, run = self._opened(method, settings, trimmed, stored)
         numbers: dict[str, Sequence[float]] = dict(settings.experts)
         numbers |= {name: (value,) for name, value in settings.numbers.items()}
+        numbers["mix"] = mix
         n = self._base.numel()
-        if method.mix is not None:
-            numbers["mix"] = coefficients(method, settings, self._products())
         if does.trim == "magnitude":
             parts = segments(n, self._bands(settings), numbers)
             return does, run, self._rescaled(does, settings, parts)
@@ -178,19 +189,13 @@ class TensorMerge:
         experts = self._experts if does.trim == "ranked" else ()
         return [self._tables.ranks(expert, self._name) for expert in experts]
 
-    def _products(self) -> Tensor:
-        """Look up the inner products of base and the recipe's experts."""
-        known = list(self._sources.experts)
-        chosen = torch.tensor([0, *(1 + known.index(expert) for expert in self._experts)])
-        return self._tables.gram(self._name)[chosen][:, chosen]
-
     def _run_rows(self, method: Method, settings: Settings, dim: int, out: Tensor) -> float:
         """Combine vectors that run along one dimension, each with coefficients of its own."""
         shape = self._base.shape or (1,)  # a scalar is a vector of one entry
         turned = [t.reshape(shape).movedim(dim, -1) for t in (self._base, *self._models)]
         base, *models = (t.unsqueeze(0).flatten(0, -2) for t in turned)
         merged = torch.empty(base.shape, dtype=out.dtype)
-        find, told, moved = mixer(method), dials(settings), 0.0
+        find, told, moved = mixer(method), dials([settings]), 0.0
         height = max(1, _ROWS // max(1, base.shape[-1]))
         for start in range(0, len(base), height):
             rows = slice(start, start + height)

@@ -145,15 +145,20 @@ def rescale_factor(kind: str, density: float, before: float, after: float) -> fl
     return 1 / density if kind == "inverse_density" and 0 < density < 1 else 1.0
 
 
-def coefficients(method: Method, settings: Settings, products: Tensor) -> list[float]:
-    """Compute the coefficients of an operator that has a `mix`.
+def coefficients(
+    method: Method, settings: Sequence[Settings], products: Tensor
+) -> list[list[float]]:
+    """Compute the coefficients of an operator that has a `mix`, for T tensors at once.
 
     Args:
         method: the operator.
-        settings: of the tensor's block.
-        products: `(K+1) x (K+1)` (see `spherical.gram`).
+        settings: T, with the same choices.
+        products: `T x (K+1) x (K+1)` (see `spherical.gram`).
+
+    Returns:
+        `T x (K+1)`
     """
-    found: list[float] = mixer(method)(products, dials(settings)).tolist()
+    found: list[list[float]] = mixer(method)(products, dials(settings)).tolist()
     return found
 
 
@@ -163,10 +168,15 @@ def mixer(method: Method) -> Mixer:
     return opened
 
 
-def dials(settings: Settings) -> Dials:
-    """Say the same in tensors."""
+def dials(settings: Sequence[Settings]) -> Dials:
+    """Say the same in tensors, for T tensors with the same choices: `T x K`, and `T`."""
+    experts, numbers = settings[0].experts, settings[0].numbers
     return Dials(
-        experts={k: torch.tensor(v, dtype=torch.float64) for k, v in settings.experts.items()},
-        merge={k: torch.tensor(v, dtype=torch.float64) for k, v in settings.numbers.items()},
-        options=settings.options,
+        experts={k: _float64([s.experts[k] for s in settings]) for k in experts},
+        merge={k: _float64([s.numbers[k] for s in settings]) for k in numbers},
+        options=settings[0].options,
     )
+
+
+def _float64(values: Sequence[object]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)

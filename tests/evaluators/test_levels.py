@@ -67,11 +67,15 @@ def test_levels_by_hand() -> None:
     assert found.reached.tolist() == [2, 5, 6, 7]
 
 
-def test_levels_of_float32_are_upper_halves() -> None:
-    model = torch.tensor([1.0, 1.0 + 2**-8, 1.0 + 2**-7, -3.0])
-    found = levels(torch.zeros(4), model, compiled=False)
-    assert found.codes.tolist() == [0x4040, 0x3F81, 0x3F80]
-    assert found.parts.tolist() == [[1, 1, 2]]
+def test_levels_of_float32_are_whole_in_a_small_tensor_and_upper_halves_in_a_large_one() -> None:
+    model = torch.tensor([1.0, 1.0 + 2**-8, 1.0 + 2**-7, -3.0, 1.0])
+    found = levels(torch.zeros(5), model, compiled=False)
+    assert found.codes.tolist() == [0x40400000, 0x3F810000, 0x3F808000, 0x3F800000]
+    assert found.parts.tolist() == [[1, 1, 1, 2]]
+    many = torch.cat([model, torch.zeros((1 << 18) - 5)])
+    found = levels(torch.zeros(1 << 18), many, compiled=False)
+    assert found.codes.tolist() == [0x4040, 0x3F81, 0x3F80, 0]
+    assert found.parts.tolist()[0] == [1, 1, 3, (1 << 15) - 5]
 
 
 def test_cuts_by_hand() -> None:
@@ -134,12 +138,17 @@ def test_survivors_are_those_of_a_stable_sort(
 
 
 @settings(max_examples=40)
-@given(pair=st.sampled_from(PAIRS), seed=st.integers(0, 2**32), scale=st.sampled_from([1.0, 1e-42]))
+@given(
+    pair=st.sampled_from(PAIRS),
+    seed=st.integers(0, 2**32),
+    scale=st.sampled_from([1.0, 1e-42]),
+    n=st.sampled_from([3000, 3000, 3000, 1 << 18]),  # large: looked at in the threshold's bin
+)
 def test_survivors_among_many_values(
-    pair: tuple[torch.dtype, torch.dtype], seed: int, scale: float
+    pair: tuple[torch.dtype, torch.dtype], seed: int, scale: float, n: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
-    base, model = (torch.randn(3000, generator=generator).mul(scale).to(dtype) for dtype in pair)
+    base, model = (torch.randn(n, generator=generator).mul(scale).to(dtype) for dtype in pair)
     for density, gamma in ((0.3, 0.0), (0.7, 0.02), (0.001, 0.4)):
         found = survivors(base, model, density, gamma, compiled=pair in COMPILED)
         assert torch.equal(found, stable(base, model, density, gamma))
