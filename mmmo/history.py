@@ -124,10 +124,18 @@ class History:
         Once the front is being confirmed or the campaign is finished, only trials that answered
         all items are in it, if there is any.
         """
-        done = [t for t in self.completed if self._is_feasible(t)]
+        done = self._feasible
         if self._settled:
             done = [t for t in done if t.share >= 1] or done
         return ParetoSet(tuple(done), self.objectives)
+
+    @property
+    def leading(self) -> tuple[Trial, ...]:
+        """The feasible completed trials that no other dominates, however few items they answered.
+
+        Before the front is confirmed, and without shares of the items, that is the front.
+        """
+        return ParetoSet(tuple(self._feasible), self.objectives).front
 
     @property
     def anchors(self) -> dict[int, str]:
@@ -149,6 +157,11 @@ class History:
         if not found or (self._settled and any(t.share < 1 for t in found)):
             return None
         return self.pareto.hypervolume([t.number for t in found])
+
+    @property
+    def _feasible(self) -> list[Trial]:
+        """The completed trials that meet every constraint."""
+        return [t for t in self.completed if self._is_feasible(t)]
 
     @property
     def _settled(self) -> bool:

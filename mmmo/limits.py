@@ -73,11 +73,13 @@ class Limits:
     @property
     def _items(self) -> float:
         """Items that the search may still order."""
-        return self.fidelity.left(self._history.trials.values()) - self.fidelity.reserve
+        history = self._history
+        return self.fidelity.left(history.trials.values()) - self.fidelity.reserve(history.leading)
 
     @property
     def _reserve_s(self) -> float:
-        return self.fidelity.reserve_seconds(self._history.trials.values())
+        history = self._history
+        return self.fidelity.reserve_seconds(history.trials.values(), history.leading)
 
     @property
     def _idle(self) -> bool:

@@ -72,10 +72,12 @@ class Scribe:
         with self.store.acquire(self.name) as lease:
             self.store.append(lease, trial, kind, payload)
 
-    def propose(self, number: int, x: Sequence[float], origin: str = "sobol") -> str:
+    def propose(
+        self, number: int, x: Sequence[float], origin: str = "sobol", share: float = 1.0
+    ) -> str:
         """Propose a point; returns the recipe's key."""
         recipe = self.space.decode(x)
-        self.record(number, "proposed", proposed(x, recipe, {"origin": origin}))
+        self.record(number, "proposed", proposed(x, recipe, {"origin": origin}, share))
         self.record(number, "started", {})
         return recipe.key
 
@@ -88,16 +90,20 @@ class Scribe:
         *,
         origin: str = "sobol",
         delta_l1: float = 0.001,
+        share: float = 1.0,
     ) -> str:
-        """Complete a trial that got `right` of 40 sums and this mean nll; returns its key."""
-        key = self.propose(number, x, origin)
+        """Complete a trial that got `right` sums and this mean nll on a share of 40 items each;
+        returns its key.
+        """
+        key, n = self.propose(number, x, origin, share), round(40 * share)
         result = EvaluationResult(
             trial=number,
             attempt=1,
-            scores={"sums": right_of_40(right), "python": nll_of_40(nll)},
+            scores={"sums": right_of(n, right), "python": nll_of(n, nll)},
             measures={"delta_l1": delta_l1},
             timings={"load_s": 0.5, "merge_s": 0.02, "sums_s": 0.3, "python_s": 0.2},
             digest="d" * 64,
+            scored=2 * n,
         )
         self.record(number, "completed", completed(result))
         return key
@@ -113,15 +119,15 @@ class Scribe:
         return History(self.store, self.name)
 
 
-def right_of_40(right: int) -> Score:
-    """An exact-match score."""
-    outcomes = np.array([1.0] * right + [0.0] * (40 - right), dtype=np.float32)
+def right_of(n: int, right: int) -> Score:
+    """An exact-match score of n items."""
+    outcomes = np.array([1.0] * right + [0.0] * (n - right), dtype=np.float32)
     value, error = proportion(outcomes)
-    return Score(value, error, 40, outcomes, "search", 0.3)
+    return Score(value, error, n, outcomes, "search", 0.3)
 
 
-def nll_of_40(nll: float) -> Score:
-    """A likelihood score whose items spread by ± 0.5."""
-    outcomes = np.linspace(nll - 0.5, nll + 0.5, 40, dtype=np.float32)
+def nll_of(n: int, nll: float) -> Score:
+    """A likelihood score of n items, which spread by ± 0.5."""
+    outcomes = np.linspace(nll - 0.5, nll + 0.5, n, dtype=np.float32)
     value, error = mean(outcomes)
-    return Score(value, error, 40, outcomes, "search", 0.2)
+    return Score(value, error, n, outcomes, "search", 0.2)

@@ -40,7 +40,7 @@ class Fidelity:
 
     allocation: Allocation = field(default_factory=Allocation)
     order: Order = "own"
-    confirm: int = 10
+    confirm: int = 30
 
     def __post_init__(self) -> None:
         if self.order not in get_args(Order):

@@ -18,6 +18,8 @@ from acquisition.allocation import Promotion
 from acquisition.strategy import Observations
 from experiments.sample_efficiency.contestants import Contestant
 from experiments.sample_efficiency.problems import Problem
+from mmmo.fidelity import reserve
+from mmmo.pareto import non_dominated
 
 if TYPE_CHECKING:
     from experiments.sample_efficiency.study import Run
@@ -62,9 +64,11 @@ class Search:
 
 def search(run: Run, problem: Problem, contestant: Contestant) -> Search:
     """Spend the run's budget."""
-    spending = _Spending(run, problem, contestant)
-    spending.explore()
-    spending.confirm()
+    spending, before = _Spending(run, problem, contestant), -1
+    while spending.measured > before:  # what confirming has left over is there to search with
+        before = spending.measured
+        spending.explore()
+        spending.confirm()
     return spending.result()
 
 
@@ -74,20 +78,23 @@ class _Spending:
     def __init__(self, run: Run, problem: Problem, contestant: Contestant) -> None:
         self._run, self._problem, self._contestant = run, problem, contestant
         self._full = min(run.items, problem.items or run.items)
-        fidelity = contestant.fidelity
-        pledged = fidelity.confirm * (self._full - self._items(fidelity.allocation.start))
-        self._reserve = min(pledged, run.budget * self._full // 2)
-        self._left = run.budget * self._full - self._reserve
+        self._left = run.budget * self._full
         d, m = problem.dimension, len(problem.reference)
         self._X, self._Y = torch.empty(0, d).double(), torch.empty(0, m).double()
         self._Yvar = self._Y
         self._answered: list[int] = []
         self._steps: list[Step] = []
-        self._seconds = 0.0
+        self._seconds, self._exploring = 0.0, True
+
+    @property
+    def measured(self) -> int:
+        """How many measurements there were."""
+        return len(self._steps)
 
     def explore(self) -> None:
-        """Plan and carry out, until what is left is reserved for the confirmation."""
+        """Plan and carry out, until what is left is reserved for confirming the front."""
         contestant, allocation = self._contestant, self._contestant.fidelity.allocation
+        self._exploring = True
         while (q := self._orders()) > 0:
             before, seen = len(self._steps), self._observations()
             start = time.process_time()
@@ -101,7 +108,7 @@ class _Spending:
 
     def confirm(self) -> None:
         """Score the front on all items; what rises into it by that is the front, too."""
-        self._left, self._reserve = self._left + self._reserve, 0
+        self._exploring = False
         count = self._contestant.fidelity.confirm
         allocation = self._contestant.fidelity.allocation
         while count > 0 and min(self._answered, default=self._full) < self._full:
@@ -122,10 +129,23 @@ class _Spending:
     def _items(self, share: float) -> int:
         return max(1, round(share * self._full))
 
+    @property
+    def _spare(self) -> int:
+        """Items that may be ordered now."""
+        return self._left - (self._reserve if self._exploring else 0)
+
+    @property
+    def _reserve(self) -> int:
+        """Items that would confirm what nothing known dominates, as in a campaign."""
+        leading = torch.from_numpy(non_dominated(self._Y.numpy())).nonzero().flatten().tolist()
+        missing = [self._full - self._answered[row] for row in leading]
+        confirm = self._contestant.fidelity.confirm
+        return reserve(missing, confirm, self._run.budget * self._full)
+
     def _orders(self) -> int:
         """How many to plan now: a batch, unless the budget or the points are nearly used up."""
         contestant, n = self._contestant, len(self._X)
-        affordable = self._left // self._items(contestant.fidelity.allocation.start)
+        affordable = self._spare // self._items(contestant.fidelity.allocation.start)
         batch = contestant.batch if n else contestant.first
         return int(min(batch, affordable, self._problem.points - n))
 
@@ -134,14 +154,14 @@ class _Spending:
 
     def _promote(self, promotions: tuple[Promotion, ...]) -> None:
         for promotion in promotions:
-            if 0 < self._cost(promotion) <= self._left:
+            if 0 < self._cost(promotion) <= self._spare:
                 self._left -= self._cost(promotion)
                 self._answered[promotion.row] = self._items(promotion.share)
                 self._measure(promotion.row)
 
     def _begin(self, x: Tensor, share: float) -> None:
         items = self._items(share)
-        if items > self._left:
+        if items > self._spare:
             return
         self._left -= items
         self._answered.append(items)
@@ -156,8 +176,7 @@ class _Spending:
         Y, Yvar = self._problem.evaluate(self._X[[row]], rng, self._answered[row])
         self._Y, self._Yvar = self._Y.clone(), self._Yvar.clone()
         self._Y[row], self._Yvar[row] = Y[0], Yvar[0]
-        left = (self._left + self._reserve) / self._full
-        self._steps.append(Step(self._run.budget - left, self._Y))
+        self._steps.append(Step(self._run.budget - self._left / self._full, self._Y))
 
     def _errors(self, order: int) -> np.random.Generator:
         return np.random.default_rng((self._run.seed, NOISE_STREAM, order))

@@ -24,7 +24,7 @@ VIEWS = ("upright", "rotated", "mirrored")
 SIZE = 399
 """Search items of each view."""
 
-BUDGET = 5000
+BUDGET = 7000
 START = {"start": 0.1, "promote": "halving", "confirm": 3}
 SHAPE = {"initial": 6, "batch": 4}
 
@@ -121,7 +121,7 @@ def test_the_search_leaves_items_to_confirm_the_front(uninterrupted: Terminal) -
     assert any(not p["confirms"] for p in promoted)
     assert any(p["confirms"] for p in promoted)
     assert 0.5 * BUDGET < history.scored_items <= BUDGET
-    assert len(history.trials) >= 10  # what the same items give on whole splits: 4
+    assert len(history.trials) >= 10  # what the same items give on whole splits: 5
     assert {t.share for t in history.trials.values()} > {0.1, 1.0}
     assert not history.open
 
@@ -178,10 +178,10 @@ def test_more_items_let_it_grow(pairs: Mapping[str, tuple[Terminal, Terminal]]) 
     before = opened.history()
     assert opened.run("launch", "campaign.yaml").stdout  # finished: nothing happens
     assert opened.events()[-1].kind == "finished"
-    opened.run("resume", "digits", "--items", str(BUDGET + 4000))
+    opened.run("resume", "digits", "--items", str(BUDGET + 6000))
     after = opened.history()
     assert after.finished is not None
-    assert before.scored_items < after.scored_items <= BUDGET + 4000
+    assert before.scored_items < after.scored_items <= BUDGET + 6000
     assert len(after.trials) > len(before.trials)
     for number, trial in before.trials.items():
         assert after.trials[number].share >= trial.share
@@ -191,10 +191,9 @@ def test_check_counts_items(terminal: Callable[..., Terminal]) -> None:
     search = SHAPE | {"items": START}
     said = terminal(search=search).run("check", "campaign.yaml").stdout
     assert "a trial begins on 120 of 1197 items; its share of each benchmark is 0.1" in said
-    opened = terminal(search=search, budget={"items": 200})
+    opened = terminal(search=search, budget={"items": 119})
     assert opened.run("check", "campaign.yaml", code=2).stderr.splitlines()[-1] == (
-        "mmmo: budget.items: found 200, allowed: at least the 120 items of one trial and 100 to "
-        "confirm the front"
+        "mmmo: budget.items: found 119, allowed: at least the 120 items of one trial"
     )
 
 

@@ -157,7 +157,7 @@ def test_a_budget_without_a_limit_is_30_trials() -> None:
 
 def test_items_are_a_strict_block() -> None:
     found = config(search={"items": {"start": 0.2, "promote": "gain", "order": "own"}}).search.items
-    assert (found.start, found.promote, found.order, found.confirm) == (0.2, "gain", "own", 10)
+    assert (found.start, found.promote, found.order, found.confirm) == (0.2, "gain", "own", 30)
     assert problems(search={"items": {"start": 0, "confirm": -1, "promot": "gain"}}) == [
         "search.items.start: found 0, allowed: greater than 0",
         "search.items.confirm: found -1, allowed: greater than or equal to 0",
@@ -195,7 +195,7 @@ def test_keys_about_items_that_would_do_nothing() -> None:
 
 
 def test_items_belong_to_a_campaigns_identity_and_their_default_does_not_change_it() -> None:
-    plain, same = config(), config(search={"items": {"start": 1.0, "confirm": 10}})
+    plain, same = config(), config(search={"items": {"start": 1.0, "confirm": 30}})
     assert plain.identity() == same.identity()
     assert "items" not in plain.text()
     assert config(search={"items": {"start": 0.5}}).identity() != plain.identity()

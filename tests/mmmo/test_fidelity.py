@@ -57,12 +57,15 @@ def test_a_larger_share_is_no_fewer_items(n: int, shares: tuple[float, float]) -
     assert 1 <= less <= more <= n
 
 
-def test_the_reserve_is_what_confirming_costs_but_at_most_half() -> None:
-    # A trial begins on 4 + 3 items; three more on all 65 cost 3 · 58 = 174.
+def test_the_reserve_is_what_the_front_lacks_but_at_most_two_thirds() -> None:
+    # Three of 65 items lack 58, 32 and 58; the fourth lacks nothing, and three are confirmed.
+    front = [trial(0, 4, 3), trial(1, 20, 13), trial(2, 4, 3), trial(3, 40, 25)]
     assert (fidelity().start, fidelity().items(1.0)) == (7, 65)
-    assert fidelity(budget={"items": 1000}).reserve == 174
-    assert fidelity(budget={"items": 301}).reserve == 150
-    assert fidelity(budget={"items": 1000}, search={}).reserve == 0
+    assert fidelity(budget={"items": 1000}).reserve(front) == 58 + 58 + 32
+    assert fidelity(budget={"items": 1000}).reserve(front[1:]) == 58 + 32
+    assert fidelity(budget={"items": 201}).reserve(front) == 134
+    assert fidelity(budget={"items": 1000}).reserve([]) == 0
+    assert fidelity(budget={"items": 1000}, search={"items": {"confirm": 1}}).reserve(front) == 58
 
 
 def test_left_is_neither_scored_nor_ordered() -> None:
@@ -94,7 +97,11 @@ def test_promotions_that_the_rest_does_not_pay_are_left_out() -> None:
 def test_time_to_confirm_at_the_pace_so_far() -> None:
     seconds = {"load_s": 9.0, "merge_s": 1.0, "sums_s": 1.5, "python_s": 0.5}
     seen = [trial(0, 4, 3, share=0.1, timings=seconds)]  # 2 s for a tenth: 20 s for all
-    assert fidelity(budget={"hours": 1}).reserve_seconds(seen) == pytest.approx(3 * (1 + 18))
-    assert fidelity(budget={"hours": 0.01}).reserve_seconds(seen) == 18
-    assert fidelity(budget={"hours": 1}, search={}).reserve_seconds(seen) == 0
-    assert fidelity(budget={"hours": 1}).reserve_seconds([]) == 0
+    one_hour = fidelity(budget={"hours": 1})
+    assert one_hour.reserve_seconds(seen, seen) == pytest.approx(1 + 18)
+    assert one_hour.reserve_seconds(seen, seen * 4) == pytest.approx(3 * (1 + 18))
+    assert one_hour.reserve_seconds(seen, []) == 0
+    assert one_hour.reserve_seconds([], []) == 0
+    full = trial(1, 40, 25, share=1.0, timings=seconds)
+    assert one_hour.reserve_seconds(seen, [full]) == 0
+    assert fidelity(budget={"hours": 0.003}).reserve_seconds(seen, seen) == pytest.approx(7.2)

@@ -7,7 +7,7 @@ from math import comb
 from pathlib import Path
 
 import pytest
-from histories import Scribe, nll_of_40, right_of_40
+from histories import Scribe, nll_of, right_of
 
 from mmmo.anchors import anchors
 from mmmo.figures import front_figures, gain_figure, held_out_figures, hypervolume_figure
@@ -138,7 +138,7 @@ def test_a_parameter_that_plays_no_part_leaves_a_gap(tmp_path: Path) -> None:
 def test_held_out_scores_stand_against_search_scores(tmp_path: Path) -> None:
     written = scribe(tmp_path)
     history = written.history()
-    scores = {"sums": stored_score(right_of_40(26)), "python": stored_score(nll_of_40(2.25))}
+    scores = {"sums": stored_score(right_of(40, 26)), "python": stored_score(nll_of(40, 2.25))}
     key = history.trial(2).key
     payload = {"key": key, "model": "trial 2", "scores": scores, "failure": None}
     written.record(None, "held_out", payload)

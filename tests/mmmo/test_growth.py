@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from histories import Scribe, nll_of_40, right_of_40
+from histories import Scribe, nll_of, right_of
 
 from evaluators.benchmarks.benchmark import Score
 from evaluators.worker import EvaluationResult, Failure
@@ -45,7 +45,7 @@ class Grower(Scribe):
     def measured(
         self, number: int, n: int, right: int, nll: float, merge_s: float, new: int | None = None
     ) -> dict[str, Any]:
-        scores = {"sums": first(n, right_of_40(right)), "python": first(n, nll_of_40(nll))}
+        scores = {"sums": first(n, right_of(40, right)), "python": first(n, nll_of(40, nll))}
         result = EvaluationResult(
             number,
             1,

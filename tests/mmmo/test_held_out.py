@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from histories import Scribe, nll_of_40, right_of_40
+from histories import Scribe, nll_of, right_of
 
 from evaluators.benchmarks.statistics import pack
 from mmmo.held_out import held_out_scores, interval, references, trial_timeout_s
@@ -56,7 +56,7 @@ def test_the_last_word_counts(tmp_path: Path) -> None:
     failure = {"kind": "timeout", "message": "too slow", "detail": ""}
     written.record(None, "held_out", {"key": key, "scores": {}, "failure": failure})
     assert held_out_scores(written.history())[key].failure == failure
-    scores = {"sums": stored_score(right_of_40(20)), "python": stored_score(nll_of_40(1.5))}
+    scores = {"sums": stored_score(right_of(40, 20)), "python": stored_score(nll_of(40, 1.5))}
     written.record(None, "held_out", {"key": key, "scores": scores, "failure": None})
     found = held_out_scores(written.history())[key]
     assert found.failure is None

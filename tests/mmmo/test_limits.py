@@ -52,19 +52,35 @@ def test_trials_are_counted_when_they_are_proposed(scribe: Open) -> None:
 
 
 def test_items_end_the_search_when_no_trial_is_left_beside_the_reserve(scribe: Open) -> None:
-    # A trial begins on 10 + 10 items, and two more on all 80 cost 120: 130 are to search with.
-    written = scribe({"items": 250}, start=0.25, confirm=2)
-    for number in range(5):
-        begin(written, number, 0.25)
-        assert not limits(written).spent
+    # A trial begins on 10 + 10 items. Trial 1 dominates trial 0, the next ones trade with it: after
+    # three trials two are on the front, which lack 120; 240 - 60 - 120 pay three more trials.
+    written = scribe({"items": 240}, start=0.25, confirm=2)
+    for number, (right, nll) in enumerate([(5, 3.0), (6, 2.0), (7, 2.5)]):
+        written.complete(number, [0.1 + 0.01 * number] * 6, right, nll, share=0.25)
+    begin(written, 3, 0.25)
     found = limits(written)
-    assert found.orders() == 2
-    assert found.of_the_search((), 2) == ((), 1)
-    more = PromotedTrial(0, 0.5, {})  # its scores are not there yet: 40 items
-    assert found.of_the_search((more,), 2) == ((), 1)
-    assert found.of_all((more,)) == (more,)
+    assert (found.spent, found.orders()) == (False, 2)
+    assert found.of_the_search((), 9) == ((), 2)
+    more = PromotedTrial(0, 0.5, {})  # 20 items more
+    assert found.of_the_search((more,), 9) == ((more,), 1)
+    most = PromotedTrial(0, 1.0, {})  # 60: what is left, but not beside the reserve
+    assert found.of_the_search((most,), 9) == ((), 2)
+    assert found.of_all((most,)) == (most,)
+    begin(written, 4, 0.25)
+    assert not limits(written).spent
     begin(written, 5, 0.25)
     assert limits(written).spent
+
+
+def test_a_front_that_shrinks_sets_items_free(scribe: Open) -> None:
+    written = scribe({"items": 160}, start=0.25, confirm=9)
+    written.complete(0, [0.1] * 6, 5, 2.0, share=0.25)
+    written.complete(1, [0.11] * 6, 6, 3.0, share=0.25)
+    assert limits(written).spent  # 40 are scored, two thirds of 160 are kept: 14 are left
+    written.complete(2, [0.12] * 6, 7, 1.0, share=0.25)  # alone on the front, it lacks 60
+    found = limits(written)
+    assert not found.spent
+    assert found.of_the_search((), 9) == ((), 2)
 
 
 def test_two_poor_proposals_in_a_row_end_the_search(scribe: Open) -> None:
@@ -85,9 +101,11 @@ def test_hours_end_the_search_in_time_to_confirm(scribe: Open) -> None:
     assert not limits(written).spent
     began._sessions[:] = [[0.0, 3599.0]]
     assert not Limits(written.config, began).spent  # nothing is known of what confirming takes
-    written.complete(0, [0.1] * 6, 30, 1.0)  # 0.02 s to merge, 0.5 s for all items
+    # 0.02 s to merge, 0.5 s for a quarter of the items; both are on the front
+    written.complete(0, [0.1] * 6, 8, 1.0, share=0.25)
+    written.complete(1, [0.2] * 6, 9, 1.5, share=0.25)
     began.update()
-    began._sessions[:] = [[0.0, 3600 - 2 * (0.02 + 0.75 * 0.5) - 0.01]]
+    began._sessions[:] = [[0.0, 3600 - 2 * (0.02 + 3 * 0.5) - 0.01]]
     assert not Limits(written.config, began).spent
     began._sessions[0][1] += 0.02
     assert Limits(written.config, began).spent

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from histories import Scribe, nll_of_40, right_of_40
+from histories import Scribe, nll_of, right_of
 
 from mmmo.anchors import anchors
 from mmmo.errors import StoreError, UserError
@@ -63,7 +63,7 @@ def test_the_report_holds_everything_and_fetches_nothing(tmp_path: Path) -> None
     written.complete(0, anchor, 10, 1.0, origin="anchor")
     key = written.complete(1, [0.5] * 6, 20, 0.5)
     written.fail(2, [0.1] * 6, "timeout", "the worker did not finish in time")
-    scores = {"sums": stored_score(right_of_40(18)), "python": stored_score(nll_of_40(0.6))}
+    scores = {"sums": stored_score(right_of(40, 18)), "python": stored_score(nll_of(40, 0.6))}
     event = {"key": key, "model": "trial 1", "scores": scores, "failure": None}
     written.record(None, "held_out", event)
     summary = {"wall_s": 10.0, "work_s": 8.5, "propose_s": 1.0, "workers": 1.0, "overhead": 0.15}
