@@ -44,8 +44,8 @@ SearchSurrogate = SurrogateRule | Literal["mixed"]
 MIXED: tuple[SurrogateRule, ...] = ("concentrated", "quadratic")
 """With few points neither is right: one knows no shape, the other only one."""
 
-MIXED_UNTIL = 5
-"""Trials per coordinate from which on the first predicts better alone."""
+MIXED_UNTIL = (30, 5)
+"""Trials, and trials per coordinate, from which on the first predicts better alone."""
 
 ELITES = 5
 MUTANTS = 32
@@ -78,7 +78,7 @@ class Settings:
         local_slots: every second trial is sought near a random point of the front.
         surrogate: what models a score, see `acquisition.surrogates.fit_surrogate`; `mixed`: the
             two of `MIXED` side by side, what a candidate gains is averaged over them; the first
-            alone from `MIXED_UNTIL` trials per coordinate on, and with five objectives and more.
+            alone from `MIXED_UNTIL` trials on, and with five objectives and more.
         link: likewise, for bounded accuracies.
         importance: use the sizes of what coordinates move, where they are known.
 
@@ -223,7 +223,8 @@ class _ModelSearch:
             return (rule,)
         n, d = self._observations.X.shape
         scalarised = self._observations.Y.shape[-1] > MOST_OBJECTIVES  # that asks only the first
-        return MIXED[:1] if scalarised or n >= MIXED_UNTIL * d else MIXED
+        fewest, per_coordinate = MIXED_UNTIL
+        return MIXED[:1] if scalarised or n >= max(fewest, per_coordinate * d) else MIXED
 
     def _fit(self, kind: SurrogateRule) -> Surrogate:
         seen, settings = self._observations, self._settings

@@ -81,13 +81,15 @@ def test_a_bowl_is_understood_from_ten_points(surrogate: str, within: float) -> 
     assert torch.allclose(x, CENTRES[:1].expand(2), atol=within)
 
 
-@pytest.mark.parametrize(("trials", "alone"), [(9, False), (10, True)])
-def test_mixed_trusts_one_surrogate_from_five_trials_per_coordinate(
-    trials: int, alone: bool
+@pytest.mark.parametrize(
+    ("trials", "d", "alone"), [(29, 2, False), (30, 2, True), (34, 7, False), (35, 7, True)]
+)
+def test_mixed_trusts_one_surrogate_from_thirty_trials_and_five_per_coordinate(
+    trials: int, d: int, alone: bool
 ) -> None:
-    seen = observe(random_points(trials, 2), m=1)
+    seen = observe(random_points(trials, d), m=1)
     both, first = (proposed(seen, surrogate=s) for s in ("mixed", "concentrated"))
-    assert torch.allclose(both, CENTRES[:1].expand(2), atol=0.15)
+    assert torch.allclose(both, CENTRES[:1].expand(d), atol=0.15)
     assert torch.equal(both, first) == alone
 
 
