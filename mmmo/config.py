@@ -148,7 +148,7 @@ class ItemsConfig(Strict):
         promote: `never`; `halving`: successive halving; `gain`: where it gains most per cost.
         order: `shared`: all trials answer the same first items; `own`: each trial has an order of
             its own, so that the errors of two trials are independent.
-        confirm: so many trials at most, the most valuable ones, answer all items before the end.
+        confirm: so many trials, the most valuable ones, answer all items before the end.
     """
 
     start: float = Field(1.0, gt=0, le=1)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MOST = 2 / 3
 """Share of a budget that is kept for confirming the front, at most: what has not been found cannot
-be confirmed. On tables of real merges two thirds were better than a half."""
+be confirmed."""
 
 FEWEST = 2
 """Items of a benchmark that every trial answers: one alone has no spread."""
@@ -49,8 +49,12 @@ class Fidelity:
         return self.items(self.config.search.items.start)
 
     def reserve(self, front: Iterable[Trial]) -> int:
-        """Items of the budget that the search leaves for confirming the front (see `reserve`)."""
-        missing = [self.items(1.0) - sum(m.n for m in t.scores.values()) for t in front]
+        """Items of the budget that the search leaves for confirming the front (see `reserve`).
+
+        What is ordered already is not among them, nor what will never be scored.
+        """
+        known = [(t, sum(m.n for m in t.scores.values())) for t in front if not t.stuck]
+        missing = [self.items(1.0) - n - self._ordered(t) for t, n in known]
         return reserve(missing, self.config.search.items.confirm, self.config.budget.items or 0)
 
     def left(self, trials: Iterable[Trial]) -> float:
@@ -78,7 +82,7 @@ class Fidelity:
         """Time that confirming the front will take at the pace so far, at most `MOST` of all."""
         pool, hours = self.config.pool, self.config.budget.hours or 0.0
         merge_s, scoring_s = seconds_per_part(trials)
-        each = [merge_s + scoring_s * (1 - t.share) for t in front if t.share < 1]
+        each = [merge_s + scoring_s * (1 - t.share) for t in front if t.share < 1 and not t.stuck]
         wanted = sum(sorted(each, reverse=True)[: self.config.search.items.confirm])
         return min(wanted / pool.workers, hours * 3600 * MOST)
 

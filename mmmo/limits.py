@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -35,12 +36,13 @@ class Limits:
         """Whether the search is over, but for what is ordered: the rest confirms the front."""
         most, trials = self._config.budget.trials, self._history.trials
         few = most is not None and len(trials) >= most
-        return few or self._items < self.fidelity.start or self._late(self._reserve_s) or self._idle
+        return few or self._items < self.fidelity.start or self._late_to_confirm or self._idle
 
     @property
     def late(self) -> bool:
         """Whether the hours are spent; what is ordered is left undone."""
-        return self._late(0.0)
+        hours = self._config.budget.hours
+        return hours is not None and self._history.active_seconds >= hours * 3600
 
     def orders(self) -> int:
         """How many orders make up the next proposal."""
@@ -72,14 +74,20 @@ class Limits:
 
     @property
     def _items(self) -> float:
-        """Items that the search may still order."""
+        """Items that the search may still order; the front is asked for only if that matters."""
         history = self._history
+        if self._config.budget.items is None:
+            return math.inf
         return self.fidelity.left(history.trials.values()) - self.fidelity.reserve(history.leading)
 
     @property
-    def _reserve_s(self) -> float:
-        history = self._history
-        return self.fidelity.reserve_seconds(history.trials.values(), history.leading)
+    def _late_to_confirm(self) -> bool:
+        """Whether the rest of the hours is needed to confirm the front."""
+        hours, history = self._config.budget.hours, self._history
+        if hours is None:
+            return False
+        kept_s = self.fidelity.reserve_seconds(history.trials.values(), history.leading)
+        return history.active_seconds >= hours * 3600 - kept_s
 
     @property
     def _idle(self) -> bool:
@@ -88,7 +96,3 @@ class Limits:
         gains = [summary.get("gain") for summary in self._history.summaries[-PATIENCE:]]
         poor = [g for g in gains if g is not None and least is not None and g < least]
         return len(poor) == PATIENCE
-
-    def _late(self, kept_s: float) -> bool:
-        hours = self._config.budget.hours
-        return hours is not None and self._history.active_seconds >= hours * 3600 - kept_s

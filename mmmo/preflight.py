@@ -17,7 +17,7 @@ from evaluators.benchmarks.table import misfit, open_benchmark
 from evaluators.worker import Workbench
 from mmmo.config import CampaignConfig
 from mmmo.errors import Problems, StoreError
-from mmmo.fidelity import Fidelity
+from mmmo.fidelity import Fidelity, reserve
 from mmmo.records import Objective
 from mmmo.space import SearchSpace
 from mmmo.terminal import tell
@@ -159,10 +159,15 @@ class Preflight:
             of = f"{fidelity.start} of {fidelity.items(1.0)} items"
             self.notes.append(f"a trial begins on {of}; its share of each benchmark is {start:g}")
         items = self.config.budget.items
-        if items is not None and items < fidelity.start:
+        if items is None:
+            return
+        one = fidelity.items(1.0) - fidelity.start
+        to_confirm = reserve([one], self.config.search.items.confirm, items)
+        if items - to_confirm < fidelity.start:
+            kept = f" and {to_confirm} to confirm the front" if to_confirm else ""
             self.errors.append(
                 f"budget.items: found {items}, allowed: at least the {fidelity.start} items of one "
-                "trial"
+                f"trial{kept}"
             )
 
     def _look_at_store(self) -> None:

@@ -138,6 +138,11 @@ class Trial:
         return self.growth.share if self.growth and self.is_open else self.share
 
     @property
+    def stuck(self) -> bool:
+        """Whether it keeps the scores that it has: its promotion failed for good."""
+        return self.growth is not None and self.growth.state == "failed"
+
+    @property
     def tried(self) -> int:
         """How often what was last ordered failed."""
         return self.growth.failures if self.growth else self.failures

@@ -84,7 +84,7 @@ def ranked_as(base: torch.dtype, model: torch.dtype) -> torch.dtype:
 def levels(base: Tensor, model: Tensor, *, compiled: bool) -> Levels:
     """Count the magnitudes of a delta of n elements, in one pass."""
     kind = ranked_as(base.dtype, model.dtype)
-    if kind not in _NARROW and base.numel() < _BLOCK:
+    if _is_counted_whole(kind, base.numel()):
         return _distinct(base, model)
     signature = Signature((base.dtype, model.dtype), 0, (torch.int16,))
     encode = loop(_Encoder(kind), signature, compiled)
@@ -132,7 +132,7 @@ def largest(  # noqa: PLR0913
     kind = ranked_as(base.dtype, model.dtype)
     if kind in _NARROW:
         low, high = _interval(code, kind)
-    elif base.numel() < _BLOCK:
+    elif _is_counted_whole(kind, base.numel()):
         low = high = float(np.int32(code).view(np.float32))
     else:
         low, wanted, tied = _refined(base, model, code, wanted)
@@ -194,6 +194,11 @@ def _interval(code: int, kind: torch.dtype) -> tuple[float, float]:
         low = np.nextafter(low, np.float32(np.inf))
         high = np.nextafter(high, np.float32(0))
     return 0.0 if code == 0 else float(low), float(high)
+
+
+def _is_counted_whole(kind: torch.dtype, n: int) -> bool:
+    """Whether levels of n elements are float32 magnitudes, none of them cut to 16 bits."""
+    return kind not in _NARROW and n < _BLOCK
 
 
 def _distinct(base: Tensor, model: Tensor) -> Levels:

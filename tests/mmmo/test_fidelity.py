@@ -65,6 +65,9 @@ def test_the_reserve_is_what_the_front_lacks_but_at_most_two_thirds() -> None:
     assert fidelity(budget={"items": 1000}).reserve(front[1:]) == 58 + 32
     assert fidelity(budget={"items": 201}).reserve(front) == 134
     assert fidelity(budget={"items": 1000}).reserve([]) == 0
+    growing = trial(4, 4, 3, share=0.1, growth=Growth(0.5))  # to 20 + 13, which are ordered
+    stuck = trial(5, 4, 3, share=0.1, growth=Growth(0.5, "failed"))
+    assert fidelity(budget={"items": 1000}).reserve([growing, stuck]) == 65 - 33
     assert fidelity(budget={"items": 1000}, search={"items": {"confirm": 1}}).reserve(front) == 58
 
 
@@ -104,4 +107,6 @@ def test_time_to_confirm_at_the_pace_so_far() -> None:
     assert one_hour.reserve_seconds([], []) == 0
     full = trial(1, 40, 25, share=1.0, timings=seconds)
     assert one_hour.reserve_seconds(seen, [full]) == 0
+    stuck = trial(2, 4, 3, share=0.1, timings=seconds, growth=Growth(0.5, "failed"))
+    assert one_hour.reserve_seconds(seen, [stuck]) == 0
     assert fidelity(budget={"hours": 0.003}).reserve_seconds(seen, seen) == pytest.approx(7.2)
