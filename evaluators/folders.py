@@ -166,9 +166,15 @@ def open_folder(ref: ModelRef, folder: Path, preparation: Preparation | None = N
     """Open a model folder under the reference that it is known by.
 
     Raises:
-        SourceError: missing, truncated or unusable files, in one line.
+        SourceError: missing, truncated or unusable files, quantised weights; in one line.
     """
     config = read_json(folder / "config.json")
+    if quantised := config.get("quantization_config"):
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        raise SourceError(
+            f"{folder}: its weights are quantised ({method}), which cannot be averaged; take the "
+            "model that it was made of"
+        )
     tensors = open_tensors(folder)
     if config.get("tie_word_embeddings"):
         _drop_tied_head(folder, tensors)

@@ -11,6 +11,7 @@ from itertools import combinations
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from evaluators.folders import Checkpoint, some
 from evaluators.merging.methods import METHODS
@@ -45,8 +46,8 @@ def inspect_sources(sources: Sources) -> list[Finding]:
     """Check that the sources can be merged and that merging them makes sense.
 
     Errors: another architecture, other tensor names, shapes, vocabulary or tied head; weights that
-    are not finite; an expert equal to the base. Warnings: other dtypes, identical experts, and an
-    expert that looks like no fine-tune of the base (`FAR_NORM`, `FAR_COSINE`).
+    are not finite; an expert equal to the base. Warnings: other dtypes, other integers, identical
+    experts, and an expert that looks like no fine-tune of the base (`FAR_NORM`, `FAR_COSINE`).
     """
     findings = list(_non_finite("base", sources.base))
     for name, expert in sources.experts.items():
@@ -111,12 +112,20 @@ def _differences(where: str, base: Checkpoint, expert: Checkpoint) -> Iterator[F
         n = dtypes[0]
         message = f"found {expert.dtype(n)}, the base has {base.dtype(n)}"
         yield Finding("warning", where, f"other dtypes in {some(dtypes)}: {message}")
+    if integers := [n for n in common if _other_integers(base.tensor(n), expert.tensor(n))]:
+        message = f"other integers in {some(integers)}: merges keep the base's"
+        yield Finding("warning", where, message)
     if expert.vocabulary != base.vocabulary:
         yield error(f"vocabulary of {expert.vocabulary}, the base has {base.vocabulary}")
     if expert.tokens is not None and base.tokens is not None and expert.tokens != base.tokens:
         pairs = set(expert.tokens.items()) ^ set(base.tokens.items())
         tokens = sorted({token for token, _ in pairs})
         yield error(f"tokenizer differs from the base in {some(tokens, 'tokens')}")
+
+
+def _other_integers(base: Tensor, expert: Tensor) -> bool:
+    """Whether a tensor that is copied from the base, for it cannot be averaged, differs."""
+    return not base.is_floating_point() and not torch.equal(base, expert)
 
 
 def _non_finite(where: str, checkpoint: Checkpoint) -> Iterator[Finding]:

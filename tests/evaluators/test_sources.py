@@ -163,6 +163,14 @@ def test_types_that_are_not_merged(tmp_path: Path) -> None:
     assert "w is of type torch.float8_e4m3fn, which is not merged" in refusal(tmp_path)
 
 
+def test_quantised_weights_are_refused(folder: Path) -> None:
+    config = {"model_type": "tiny", "quantization_config": {"quant_method": "gptq", "bits": 4}}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "its weights are quantised (gptq), which cannot be averaged" in refusal(folder)
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": None}))
+    assert open_checkpoint(ModelRef(path=str(folder))).names == tuple(sorted(BASE))
+
+
 def test_broken_shards(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, BASE, shard_size_bytes=300)
     shards = sorted(tmp_path.glob("*.safetensors"))
@@ -204,6 +212,14 @@ def test_other_dtypes_are_a_warning() -> None:
     findings = inspect_sources(sources(a=half))
     assert "a: other dtypes in 7 tensors" in messages(findings, "warning")
     assert messages(findings, "error") == ""
+
+
+def test_other_integers_are_a_warning() -> None:
+    steps = {"norm.steps": torch.tensor([3])}
+    pair = in_memory(BASE | steps, a=TUNED | steps, b=TUNED | {"norm.steps": torch.tensor([4])})
+    found = messages(inspect_sources(pair), "warning")
+    assert "b: other integers in 1 tensors (norm.steps): merges keep the base's" in found
+    assert "a: other integers" not in found
 
 
 @pytest.mark.parametrize("where", ["base", "a"])
