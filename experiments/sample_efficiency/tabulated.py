@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from acquisition.sparsity import importance
 from acquisition.strategy import KnownObjective
 from evaluators.benchmarks.statistics import error_correlations, mean, proportion
 from experiments.sample_efficiency.problems import ITEMS, Problem
@@ -46,8 +47,9 @@ class Tabulated(Problem):
         self._names = [str(o["benchmark"]) for o in table.objectives]
         self._delta = torch.from_numpy(table.delta_l1)
         self.known: tuple[KnownObjective | None, ...] = (None,) * len(self._names)
+        self._coefficients = self._fit_size()
+        self.importance = importance(self._size, self.dimension)
         if sparsity:
-            self._coefficients = self._fit_size()
             self._residual = self._delta - self._size(self.recipes)
             self.known = (*self.known, self.sparsity)
         self._values = {s: self._means(table.outcomes[s], sparsity) for s in SPLITS}
