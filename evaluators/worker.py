@@ -69,12 +69,13 @@ class BenchmarkSpec:
 
 @dataclass(frozen=True)
 class Workbench:
-    """All that a worker loads once and keeps."""
+    """All that a worker loads once and keeps; `device` scores, and may merge."""
 
     base: ModelRef
     experts: Mapping[str, ModelRef]
     benchmarks: Mapping[str, BenchmarkSpec]
     device: str = "cpu"
+    merge_on_device: bool = False
     threads: int = 1
     tokenizer: TokenizerSource = "base"
 
@@ -222,7 +223,8 @@ class Worker:
         if self._engine is None:
             bench = self._workbench
             sources = open_sources(bench.base, bench.experts, tokenizer=bench.tokenizer)
-            self._engine = MergeEngine(sources, Tables(sources, kept=True))
+            tables, on_device = Tables(sources, kept=True), self._workbench.merge_on_device
+            self._engine = MergeEngine(sources, tables, on_device=on_device)
         return self._engine
 
     def _open_benchmarks(self) -> None:

@@ -220,12 +220,19 @@ class BudgetConfig(Strict):
 
 
 class PoolConfig(Strict):
-    """Who evaluates."""
+    """Who evaluates.
+
+    Attributes:
+        device: where models are scored, as torch names it.
+        merge_on: who merges: the processor, and models elsewhere are copied there; or the device,
+            which then keeps the sources, too. Results are the same.
+    """
 
     executor: Literal["inline", "process"] = "process"
     workers: int = Field(1, ge=1)
     threads: int = Field(1, ge=1)
     device: str = "cpu"
+    merge_on: Literal["processor", "device"] = "processor"
     trial_timeout_s: float = Field(3600.0, gt=0)
     retries: int = Field(1, ge=0)
 

@@ -46,5 +46,6 @@ objectives:                    # the goal (larger or smaller is better) follows 
 search: {strategy: mm_mo}                          # mm_mo, qlognehvi, sobol
 budget: {trials: 30}                               # and/or items, hours, stop_when_gain_below
 pool:   {executor: process, workers: 2, trial_timeout_s: 600, retries: 1}
+  # device: cuda scores models on a GPU; merge_on: device merges them there, too
 # store: sqlite:///runs/mmmo.db                    # or postgresql+psycopg://user@host/database
 """

@@ -276,6 +276,7 @@ def workbench(config: CampaignConfig) -> Workbench:
         experts=experts,
         benchmarks={name: b.spec() for name, b in config.benchmarks.items()},
         device=config.pool.device,
+        merge_on_device=config.pool.merge_on == "device",
         threads=config.pool.threads,
         tokenizer=config.sources.tokenizer,
     )

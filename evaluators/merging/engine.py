@@ -27,7 +27,7 @@ from evaluators.merging.settings import RecipeError, Settings, checked_method, r
 from evaluators.merging.spherical import along
 from evaluators.merging.stored import ShardWriter, Spec, combined_digest, tensor_digest
 from evaluators.merging.tables import Tables
-from evaluators.merging.tensors import TensorMerge
+from evaluators.merging.tensors import HOST, TensorMerge
 from evaluators.merging.thresholds import coefficients
 from evaluators.recipe import MergeRecipe
 from evaluators.sources import Say, SourceError, Sources
@@ -75,6 +75,14 @@ class _Merged:
     non_finite: int = 0
 
 
+@dataclass(frozen=True)
+class _Step:
+    """The merge of one tensor into contiguous memory of its shape on a device."""
+
+    run: Callable[[Tensor], _Merged]
+    device: torch.device = HOST
+
+
 class MergeEngine:
     """Merges recipes over one set of sources, which it keeps open.
 
@@ -84,16 +92,24 @@ class MergeEngine:
         sources: the open models.
         tables: what is known of them; else it is found out and kept in memory.
         compiled: whether to use compiled kernels where that is possible; results are the same.
+        on_device: whether to merge into a live model by the device that it is on, which then keeps
+            the sources, too, if they fit into half of its free memory; results are the same.
 
     Raises:
         SourceError: an expert lacks a tensor of the base, has it in another shape, or has others.
     """
 
     def __init__(
-        self, sources: Sources, tables: Tables | None = None, *, compiled: bool = True
+        self,
+        sources: Sources,
+        tables: Tables | None = None,
+        *,
+        compiled: bool = True,
+        on_device: bool = False,
     ) -> None:
         self._tables = tables or Tables(sources, compiled=compiled)
-        self._compiled = compiled
+        self._compiled, self._on_device = compiled, on_device
+        self._places: dict[torch.device, torch.device | None] = {}
         self._partitions: dict[tuple[int, tuple[str, ...]], Mapping[str, tuple[int, int]]] = {}
         self._tensors: dict[str, TensorMerge] = {}
         self.sources = sources
@@ -124,15 +140,20 @@ class MergeEngine:
         begun = time.perf_counter()
         for name in self.names:
             if self.sources.base.dtype(name).is_floating_point:
-                self._tensor(recipe, name).open_loops(plan.method, plan.settings[name], plan.dtype)
+                self._tensor(recipe, name, None).open_loops(
+                    plan.method, plan.settings[name], plan.dtype
+                )
         if (seconds := time.perf_counter() - begun) >= 0.1:  # else they were there already
             say(f"kernels of {recipe.method} compiled in {seconds:.1f} s")
 
-    def _tensor(self, recipe: MergeRecipe, name: str) -> TensorMerge:
-        """Open a tensor; it stays open until a recipe has other experts or another seed."""
+    def _tensor(self, recipe: MergeRecipe, name: str, place: torch.device | None) -> TensorMerge:
+        """Open a tensor; it stays open until a recipe has other experts or another seed, or it is
+        merged elsewhere.
+        """
         tensor = self._tensors.get(name)
-        if tensor is None or not tensor.serves(recipe):
-            tensor = TensorMerge(self.sources, self._tables, recipe, name, compiled=self._compiled)
+        if tensor is None or not tensor.serves(recipe, place):
+            opened = self.sources, self._tables, recipe, name
+            tensor = TensorMerge(*opened, compiled=self._compiled, place=place)
             self._tensors[name] = tensor
         return tensor
 
@@ -158,16 +179,16 @@ class MergeEngine:
                     f"the recipe gives {dtype} {tuple(shape)}"
                 )
 
-        def put(name: str, merge: Callable[[Tensor], _Merged]) -> _Merged:
+        def put(name: str, step: _Step) -> _Merged:
             live = target[name]
-            if live.device.type == "cpu" and live.is_contiguous():
-                return merge(live)
-            scratch = torch.empty(live.shape, dtype=live.dtype)
-            found = merge(scratch)
+            if live.device == step.device and live.is_contiguous():
+                return step.run(live)
+            scratch = torch.empty(live.shape, dtype=live.dtype, device=step.device)
+            found = step.run(scratch)
             live.copy_(scratch)
             return found
 
-        return self._merge(recipe, plan, put)
+        return self._merge(recipe, plan, put, self._place(target))
 
     @torch.no_grad()
     def write(
@@ -183,21 +204,22 @@ class MergeEngine:
         lock = threading.Lock()  # one file position is shared by all threads
         with ShardWriter(folder, specs, shard_size_bytes) as writer:
 
-            def put(name: str, merge: Callable[[Tensor], _Merged]) -> _Merged:
+            def put(name: str, step: _Step) -> _Merged:
                 dtype, shape = specs[name]
                 scratch = torch.empty(shape, dtype=dtype)
-                found = merge(scratch)
+                found = step.run(scratch)
                 with lock:
                     writer.write(name, scratch)
                 return found
 
-            return self._merge(recipe, plan, put)
+            return self._merge(recipe, plan, put, None)
 
     def _merge(
         self,
         recipe: MergeRecipe,
         plan: _Plan,
-        put: Callable[[str, Callable[[Tensor], _Merged]], _Merged],
+        put: Callable[[str, _Step], _Merged],
+        place: torch.device | None,
     ) -> MergeReport:
         """Merge all tensors; `put` hands out the memory that a tensor is merged into."""
         started = time.perf_counter()
@@ -208,8 +230,8 @@ class MergeEngine:
             # One thread is no reason to leave this one: small models would wait for it.
             each = pool.map if threads > 1 else map
             # All plans first: between passes over much memory, Python is slow.
-            mixes = self._mixes(recipe, plan)
-            steps = list(each(partial(self._plan_tensor, recipe, plan, mixes), self.names))
+            mixes = self._mixes(recipe, plan, place)
+            steps = list(each(partial(self._plan_tensor, recipe, plan, mixes, place), self.names))
             found = dict(zip(self.names, each(put, self.names, steps), strict=True))
         parameters = sum(m.parameters for m in found.values())
         moved = math.fsum(m.moved for m in found.values())
@@ -221,7 +243,9 @@ class MergeEngine:
             seconds=time.perf_counter() - started,
         )
 
-    def _mixes(self, recipe: MergeRecipe, plan: _Plan) -> dict[str, Sequence[float]]:
+    def _mixes(
+        self, recipe: MergeRecipe, plan: _Plan, place: torch.device | None
+    ) -> dict[str, Sequence[float]]:
         """Find the coefficients of all tensors that have some, of many tensors at once: one by one
         they would take longer than the merge of a small model.
         """
@@ -234,7 +258,7 @@ class MergeEngine:
             if self.sources.base.dtype(name).is_floating_point and along(options) is None:
                 alike.setdefault(tuple(options.items()), []).append(name)
         for names in alike.values():
-            products = torch.stack([self._tensor(recipe, name).products for name in names])
+            products = torch.stack([self._tensor(recipe, name, place).products for name in names])
             settings = [plan.settings[name] for name in names]
             mixes = coefficients(plan.method, settings, products)
             found |= dict(zip(names, mixes, strict=True))
@@ -245,15 +269,26 @@ class MergeEngine:
         recipe: MergeRecipe,
         plan: _Plan,
         mixes: Mapping[str, Sequence[float]],
+        place: torch.device | None,
         name: str,
-    ) -> Callable[[Tensor], _Merged]:
-        """Prepare the merge of one tensor into contiguous memory of its shape."""
+    ) -> _Step:
+        """Prepare the merge of one tensor."""
         base = self.sources.base.tensor(name)
         if not base.is_floating_point():
-            return partial(_copied, name, base)
-        tensor, settings = self._tensor(recipe, name), plan.settings[name]
+            return _Step(partial(_copied, name, base))
+        tensor, settings = self._tensor(recipe, name, place), plan.settings[name]
         merge = tensor.plan(plan.method, settings, plan.dtype, mixes.get(name, ()))
-        return partial(_merged, name, merge)
+        return _Step(partial(_merged, name, merge.run), merge.device)
+
+    def _place(self, target: Mapping[str, Tensor]) -> torch.device | None:
+        """Tell which device is to merge into a live model; None is the processor."""
+        if not self._on_device:
+            return None
+        device = next(iter(target.values())).device
+        if device not in self._places:  # asked once: then the sources are there
+            held = sum(source.size_bytes for source in self.sources.all.values())
+            self._places[device] = device if held <= _free_bytes(device) / 2 else None
+        return self._places[device]
 
     def _plan(self, recipe: MergeRecipe) -> _Plan:
         method = checked_method(recipe)
@@ -291,6 +326,14 @@ class MergeEngine:
         return plan.dtype if base.is_floating_point() else base.dtype, base.shape
 
 
+def _free_bytes(device: torch.device) -> float:
+    """Look up how much memory a device has left; a processor's is virtual."""
+    if device.type == "cpu":
+        return math.inf
+    ask = getattr(torch.get_device_module(device), "mem_get_info", None)
+    return float(ask(device)[0]) if ask is not None else 0.0
+
+
 def _copied(name: str, base: Tensor, out: Tensor) -> _Merged:
     """Take a tensor from the base."""
     out.copy_(base)
@@ -301,4 +344,4 @@ def _merged(name: str, merge: Callable[[Tensor], float], out: Tensor) -> _Merged
     """Merge one tensor, and look at it."""
     moved = merge(out)
     broken = 0 if math.isfinite(moved) else int(out.numel() - torch.isfinite(out).sum())
-    return _Merged(tensor_digest(name, out), out.numel(), moved, broken)
+    return _Merged(tensor_digest(name, out.cpu()), out.numel(), moved, broken)

@@ -136,7 +136,7 @@ def uniform(seed: int, expert: str, tensor: str, n: int, *, compiled: bool = Fal
 def _words(_: Sequence[Tensor], key: Sequence[Tensor], index: Tensor) -> list[Tensor]:
     """Compute the four words of every counter."""
     low0, high0, low1, high1 = (half.to(torch.int64) for half in key)
-    zero = torch.zeros(1, dtype=torch.int64)
+    zero = torch.zeros(1, dtype=torch.int64, device=index.device)
     found = philox((index, index >> 32, zero, zero), (high0 * 65536 + low0, high1 * 65536 + low1))
     return [word.to(torch.int32) for word in found]
 

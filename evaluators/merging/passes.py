@@ -138,7 +138,7 @@ class Pass:
         K = len(self.sources) - 1
         told = {k: numbers[first:end] for k, (first, end) in self.fields.items()}
         base, *models = (block.to(torch.float32) for block in blocks[: K + 1])
-        one = [torch.ones(1)] * K
+        one = [torch.ones(1, device=base.device)] * K
         keep = one
         if self.trim == "magnitude":
             keep = [self._within((m - base).abs(), told, k) for k, m in enumerate(models)]

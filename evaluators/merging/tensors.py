@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from pkgutil import resolve_name
 
@@ -15,6 +16,7 @@ from evaluators.merging.loops import Loop, loop
 from evaluators.merging.masks import Window, key_of
 from evaluators.merging.methods import Method
 from evaluators.merging.passes import Merge, Pass, Survivors
+from evaluators.merging.placed import placed
 from evaluators.merging.settings import Settings
 from evaluators.merging.spherical import along, grams
 from evaluators.merging.sums import absolute_sum
@@ -38,22 +40,53 @@ _ROWS = 1 << 18
 """Elements of rows that are combined at a time, about."""
 
 
-class TensorMerge:
-    """One floating tensor of n elements, of the base and of a recipe's experts."""
+HOST = torch.device("cpu")
 
-    def __init__(
-        self, sources: Sources, tables: Tables, recipe: MergeRecipe, name: str, *, compiled: bool
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """What merges one tensor, of which everything is known.
+
+    Attributes:
+        run: merges into memory of the planned type, contiguous, of the tensor's shape and on
+            `device`; returns the sum of |merged − base|, not finite if a merged value is not.
+        device: where it merges.
+    """
+
+    run: Callable[[Tensor], float]
+    device: torch.device = HOST
+
+
+class TensorMerge:
+    """One floating tensor of n elements, of the base and of a recipe's experts.
+
+    Args:
+        compiled: whether to use compiled kernels; results are the same.
+        place: a device that keeps the sources and merges where it can, else the processor.
+    """
+
+    def __init__(  # noqa: PLR0913
+        self,
+        sources: Sources,
+        tables: Tables,
+        recipe: MergeRecipe,
+        name: str,
+        *,
+        compiled: bool,
+        place: torch.device | None = None,
     ) -> None:
         self._sources, self._tables, self._name = sources, tables, name
         self._experts, self._seed, self._compiled = tuple(recipe.experts), recipe.seed, compiled
+        self._place = place
         self._base = sources.base.tensor(name)
         self._models = [sources.experts[expert].tensor(name) for expert in self._experts]
         self._flat = [t.contiguous().flatten() for t in (self._base, *self._models)]
         self._dtypes = tuple(t.dtype for t in self._flat)
 
-    def serves(self, recipe: MergeRecipe) -> bool:
-        """Whether all that was opened is the same for this recipe."""
-        return (self._experts, self._seed) == (tuple(recipe.experts), recipe.seed)
+    def serves(self, recipe: MergeRecipe, place: torch.device | None) -> bool:
+        """Whether all that was opened is the same for this recipe, merged there."""
+        opened = self._experts, self._seed, self._place
+        return opened == (tuple(recipe.experts), recipe.seed, place)
 
     @cached_property
     def products(self) -> Tensor:
@@ -64,7 +97,7 @@ class TensorMerge:
 
     def plan(
         self, method: Method, settings: Settings, stored: torch.dtype, mix: Sequence[float]
-    ) -> Callable[[Tensor], float]:
+    ) -> TensorPlan:
         """Find out all that merging must know of the tensor.
 
         Args:
@@ -72,23 +105,28 @@ class TensorMerge:
             settings: of the tensor's block.
             stored: dtype of the merged tensor.
             mix: its coefficients, of an operator that has one set of them for the tensor.
-
-        Returns:
-            What merges into memory of that type, contiguous and of the tensor's shape, and returns
-            the sum of |merged − base|; that is not finite if a merged value is not.
         """
         if method.whole:
-            return partial(self._run_whole, method, settings)
+            return TensorPlan(partial(self._run_whole, method, settings))
         if method.mix is not None and (dim := along(settings.options)) is not None:
-            return partial(self._run_rows, method, settings, dim)
+            return TensorPlan(partial(self._run_rows, method, settings, dim))
         does, run, parts = self._prepare(method, settings, stored, mix)
-        read = [*self._flat, *self._ranks(does)]
         told, ends = does.pack([part.numbers for part in parts]), [part.stop for part in parts]
+        read, device = [*self._flat, *self._ranks(does)], HOST
+        if self._place is not None and does.trim != "ranked" and self._base.numel():
+            merge = Merge(does)
+            if (there := placed(merge, merge.signature, self._there, told)) is not None:
+                run, read, device = there, self._there, self._place
 
         def merged(out: Tensor) -> float:
             return run(read, told, (out.view(-1), None), ends=ends)[1]
 
-        return merged
+        return TensorPlan(merged, device)
+
+    @cached_property
+    def _there(self) -> list[Tensor]:
+        """The sources where they are merged, for as long as the tensor is open."""
+        return [tensor.to(self._place) for tensor in self._flat]
 
     def open_loops(self, method: Method, settings: Settings, stored: torch.dtype) -> None:
         """Compile what merging will use, whether anything is trimmed or not."""

@@ -15,9 +15,13 @@ import time
 from collections.abc import Callable, Sequence
 from pkgutil import resolve_name
 from statistics import median
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from evaluators.merging.passes import Merge
 
 SEED = 7
 ELEMENTS = 1 << 26
@@ -49,21 +53,14 @@ def compare(
     method: str, blocks: Sequence[Tensor]
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """Measure both: (seconds to compile, milliseconds to merge) of ours, and of torch's."""
-    from evaluators.merging import methods
     from evaluators.merging.compiler import build
-    from evaluators.merging.passes import Merge, Pass
 
-    entry = methods.METHODS[method]
-    options = {p.name: p.default for p in entry.parameters if isinstance(p.default, bool | str)}
-    options["rescale"] = "none" if method == "ties" else "inverse_density"
-    trimmed = entry.trim is not None
-    does = Pass.of(entry, options, trimmed, (torch.bfloat16,) * 4, torch.bfloat16)
-    numbers = does.pack([NUMBERS])
-    merge, out = Merge(does), torch.empty_like(blocks[0])
+    merge, out = merge_of(method), torch.empty_like(blocks[0])
+    does, numbers = merge.of, merge.of.pack([NUMBERS])
     ours_read = blocks[: len(merge.signature.blocks)]
     theirs_read = blocks[: len(ours_read) + len(merge.signature.keys)]
     told = torch.from_numpy(numbers)[:, None].unbind()
-    formula = resolve_name(entry.formula)
+    formula = resolve_name(does.formula)
 
     def compiled(parts: Sequence[Tensor], target: Tensor) -> Tensor:
         x = does.operands(parts, told)
@@ -85,6 +82,20 @@ def compare(
 
     mine = by_blocks(lambda parts, target: kernel(parts, numbers, (target, None)), ours_read)
     return (ours, mine), (theirs, by_blocks(torch_kernel, theirs_read))
+
+
+def merge_of(method: str) -> Merge:
+    """The pass of an operator over a base and three experts, as the options' defaults say but for
+    rescaling, which needs no tables.
+    """
+    from evaluators.merging.methods import METHODS
+    from evaluators.merging.passes import Merge, Pass
+
+    entry = METHODS[method]
+    options = {p.name: p.default for p in entry.parameters if isinstance(p.default, bool | str)}
+    options["rescale"] = "none" if method == "ties" else "inverse_density"
+    dtypes = (torch.bfloat16,) * 4
+    return Merge(Pass.of(entry, options, entry.trim is not None, dtypes, torch.bfloat16))
 
 
 def _blocks() -> list[Tensor]:

@@ -78,6 +78,7 @@ SIZES = {
     "tiny": Size(hidden=192, inner=512, layers=6, heads=3, vocabulary=1_280),
     "0.1b": Size(hidden=768, inner=2_048, layers=12, heads=12, vocabulary=25_856),
     "0.5b": Size(hidden=1_024, inner=4_096, layers=24, heads=16, vocabulary=45_568),
+    "7b": Size(hidden=4_096, inner=11_008, layers=32, heads=32, vocabulary=32_000),
 }
 
 

@@ -14,6 +14,7 @@ from contracts.pool_contract import job, workbench_of
 from safetensors.torch import load_file
 
 from evaluators.benchmarks.benchmark import order_of
+from evaluators.merging.placed import opened
 from evaluators.recipe import MergeRecipe
 from evaluators.worker import (
     RETRIED,
@@ -60,6 +61,16 @@ def test_scores_are_of_the_merged_model(worker: Worker, workbench: Workbench) ->
     assert result.measures["delta_l1"] > 0
     assert set(result.timings) == {"load_s", "merge_s", "first_s"}
     assert len(result.digest) == 64
+
+
+def test_the_device_may_merge(worker: Worker, workbench: Workbench) -> None:
+    asked = job(workbench, 1, "first", weight=0.25)
+    by_processor, before = worker.run(asked), opened.cache_info()
+    by_device = Worker(replace(workbench, merge_on_device=True)).run(asked)
+    assert (by_device.failure, by_device.digest) == (None, by_processor.digest)
+    assert by_device.scores["first"].value == by_processor.scores["first"].value
+    after = opened.cache_info()
+    assert after.hits + after.misses > before.hits + before.misses
 
 
 def test_only_the_items_asked_for_are_scored(worker: Worker, workbench: Workbench) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.merge_speed import campaign, peer, report
+from experiments.merge_speed import campaign, device, peer, report
 from experiments.merge_speed.cases import CASES, recipe
 from experiments.merge_speed.floor import floor
 from experiments.merge_speed.study import CompileRow, Results, SizeResults, about, measure
@@ -31,7 +31,12 @@ def results(root: Path) -> SizeResults:
 
 @pytest.mark.parametrize(
     ("size", "tensors", "parameters"),
-    [("tiny", 57, 3_148_224), ("0.1b", 111, 124_668_672), ("0.5b", 219, 496_026_624)],
+    [
+        ("tiny", 57, 3_148_224),
+        ("0.1b", 111, 124_668_672),
+        ("0.5b", 219, 496_026_624),
+        ("7b", 291, 6_738_415_616),  # Llama 2
+    ],
 )
 def test_sizes(size: str, tensors: int, parameters: int) -> None:
     shapes = SIZES[size].shapes
@@ -103,3 +108,11 @@ def test_report_shows_every_row_and_json_keeps_it(results: SizeResults, tmp_path
         assert part in text
     assert "NOT EQUAL" not in text
     assert json.loads(json.dumps(asdict(whole)))["sizes"][0]["tensors"] == 57
+
+
+def test_merges_on_a_device_are_measured_against_its_copies() -> None:
+    rows = {row.name: row for row in device.measure("tiny", torch.device("cpu"), rounds=1)}
+    assert list(rows) == ["copy", "task_arithmetic", "ties", "dare_ties"]
+    elements = SIZES["tiny"].parameters
+    assert [row.size_bytes for row in rows.values()] == [4 * elements, *[10 * elements] * 3]
+    assert all(row.seconds > 0 for row in rows.values())
