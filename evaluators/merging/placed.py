@@ -71,12 +71,19 @@ class Placed:
         added = iter(sums.tolist())
         return [next(added) if output is None else 0.0 for output in outputs]
 
-    def agrees(self, blocks: Sequence[Tensor], numbers: NDArray[np.float32]) -> bool:
+    def trusted(self, blocks: Sequence[Tensor], numbers: NDArray[np.float32]) -> bool:
         """Whether it makes what the processor makes; asked of real tensors until enough are alike.
-
-        Raises:
-            RuntimeError: torch cannot compile it here.
+        Warns if not.
         """
+        try:
+            if self._agrees(blocks, numbers):
+                return True
+            _warn(blocks[0].device, "its kernels make other bits")
+        except RuntimeError as error:  # of the compiler, whose messages are long
+            _warn(blocks[0].device, f"torch cannot compile for it ({type(error).__name__})")
+        return False
+
+    def _agrees(self, blocks: Sequence[Tensor], numbers: NDArray[np.float32]) -> bool:
         with self._probing:
             if self._alike >= PROBED:
                 return True
@@ -105,42 +112,35 @@ _OPENING = threading.Lock()
 """Threads that need one loop at once compile it once."""
 
 
-def placed(
-    function: Function,
-    signature: Signature,
-    blocks: Sequence[Tensor],
-    numbers: NDArray[np.float32],
-) -> Placed | None:
-    """Open the loop of a function where its blocks are, once per process and device.
+def placed(function: Function, signature: Signature, device: torch.device) -> Placed | None:
+    """Open the loop of a function on a device, once per process; see `Placed.trusted`.
 
     Args:
         function: known by equality: two that are equal must do the same.
         signature: what it reads and writes.
-        blocks: what it is to read, on one device.
-        numbers: what it is to be told.
+        device: where its blocks are.
 
     Returns:
-        None where there is none that can be trusted; warns of all reasons but fused operations.
+        None where torch fuses operations of its own, or cannot trace the function; warns of that.
     """
     try:
         with _OPENING:
-            loop = opened(function, signature, blocks[0].device)
-        if any(node.target == _FUSED for node in loop.traced.graph.nodes):
-            return None
-        if loop.agrees(blocks, numbers):
-            return loop
-        reason = "its kernels make other bits"
-    except RuntimeError as error:  # of the compiler, whose messages are long
-        reason = f"torch cannot compile for it ({type(error).__name__})"
-    # From one place whoever asks, so that Python shows one reason once.
-    warnings.warn(f"{blocks[0].device}: {reason}; the processor merges", stacklevel=1)
-    return None
+            loop = _opened(function, signature, device)
+    except RuntimeError as error:
+        _warn(device, f"torch cannot trace for it ({type(error).__name__})")
+        return None
+    fused = any(node.target == _FUSED for node in loop.traced.graph.nodes)
+    return None if fused else loop
 
 
 @cache
-def opened(function: Function, signature: Signature, device: torch.device) -> Placed:
-    """Open the loop of a function on a device, once per process, be it trusted or not."""
+def _opened(function: Function, signature: Signature, device: torch.device) -> Placed:
     return Placed(function, signature, device)
+
+
+def _warn(device: torch.device, reason: str) -> None:
+    # From one place whoever asks, so that Python shows one reason once.
+    warnings.warn(f"{device}: {reason}; the processor merges", stacklevel=1)
 
 
 def _traced(function: Function, signature: Signature, device: torch.device) -> GraphModule:

@@ -113,9 +113,9 @@ class TensorMerge:
         does, run, parts = self._prepare(method, settings, stored, mix)
         told, ends = does.pack([part.numbers for part in parts]), [part.stop for part in parts]
         read, device = [*self._flat, *self._ranks(does)], HOST
-        if self._place is not None and does.trim != "ranked" and self._base.numel():
-            merge = Merge(does)
-            if (there := placed(merge, merge.signature, self._there, told)) is not None:
+        if self._place is not None and self._base.numel():
+            there = placed(Merge(does), Merge(does).signature, self._place)
+            if there is not None and there.trusted(self._there, told):
                 run, read, device = there, self._there, self._place
 
         def merged(out: Tensor) -> float:

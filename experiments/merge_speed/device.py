@@ -79,8 +79,8 @@ def measure(size: str, device: torch.device, rounds: int) -> Iterator[Row]:
     for method in METHODS:
         merge = merge_of(method)
         numbers = merge.of.pack([NUMBERS])
-        loop = placed(merge, merge.signature, tensors[0][:SOURCES], numbers)
-        if loop is None:
+        loop = placed(merge, merge.signature, device)
+        if loop is None or not loop.trusted(tensors[0][:SOURCES], numbers):
             raise RuntimeError(f"{method}: {device} is not trusted with it")
 
         def run(loop: Callable[..., object] = loop, told: object = numbers) -> None:

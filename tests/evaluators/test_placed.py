@@ -14,7 +14,6 @@ from checkpoints import in_memory, recipe_of
 from torch import Tensor
 
 from evaluators.merging import engine as engines
-from evaluators.merging import tensors
 from evaluators.merging.codegen import Signature
 from evaluators.merging.engine import MergeEngine
 from evaluators.merging.methods import METHODS
@@ -51,15 +50,16 @@ def live(device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
     return {name: torch.zeros(shape, dtype=dtype, device=device) for name, shape in SHAPES.items()}
 
 
-def planned(monkeypatch: pytest.MonkeyPatch) -> list[Placed | None]:
-    """What `placed` returns from now on."""
-    found: list[Placed | None] = []
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether tensors are merged by their device, from now on."""
+    found: list[bool] = []
+    trusted = Placed.trusted
 
-    def noted(*given: Any) -> Placed | None:
-        found.append(placed(*given))
+    def noted(loop: Placed, *given: Any) -> bool:
+        found.append(trusted(loop, *given))
         return found[-1]
 
-    monkeypatch.setattr(tensors, "placed", noted)
+    monkeypatch.setattr(Placed, "trusted", noted)
     return found
 
 
@@ -81,7 +81,7 @@ def test_a_device_makes_the_bits_of_the_processor(
     parameters: Mapping[str, Any],
     dtype: torch.dtype,
 ) -> None:
-    opened, found = sources(dtype), planned(monkeypatch)
+    opened, found = sources(dtype), asked(monkeypatch)
     once = recipe_of(opened, method, parameters, dtype=str(dtype).removeprefix("torch."))
     here, there = live(CPU, dtype), live(device, dtype)
     expected = MergeEngine(opened).merge_into(once, here)
@@ -89,8 +89,7 @@ def test_a_device_makes_the_bits_of_the_processor(
     assert report.digest == expected.digest
     assert report.delta_l1 == pytest.approx(expected.delta_l1, rel=1e-6)
     assert all(torch.equal(there[name].cpu(), here[name]) for name in SHAPES)
-    assert len(found) == 4  # all but the tensor without elements
-    assert None not in found
+    assert found == [True] * 4  # all but the tensor without elements
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -98,17 +97,17 @@ def test_a_device_makes_the_bits_of_the_processor(
 def test_what_torch_fuses_is_left_to_the_processor(
     monkeypatch: pytest.MonkeyPatch, device: torch.device, method: str
 ) -> None:
-    opened, found = sources(F32), planned(monkeypatch)
+    opened, found = sources(F32), asked(monkeypatch)
     once = recipe_of(opened, method, TRIMMED if method == "della" else WEIGHED)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         report = MergeEngine(opened, on_device=True).merge_into(once, live(device, F32))
     assert report.digest == MergeEngine(opened).merge_into(once, live(CPU, F32)).digest
-    assert not any(found)
+    assert found == []
 
 
 def test_sources_that_do_not_fit_are_left_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    opened, found = sources(F32), planned(monkeypatch)
+    opened, found = sources(F32), asked(monkeypatch)
     once = recipe_of(opened, "task_arithmetic", WEIGHED)
     assert engines._free_bytes(torch.device("mps")) == 0  # which cannot say it
     needed = sum(source.size_bytes for source in opened.all.values())
@@ -145,14 +144,15 @@ class Branching:
         return [blocks[0] if bool(blocks[0].sum() > 0) else -blocks[0]]
 
 
-@pytest.mark.parametrize(
-    ("function", "reason"),
-    [(Fickle(), "its kernels make other bits"), (Branching(), "torch cannot compile for it")],
-)
-def test_what_cannot_be_trusted_is_not_used(function: Any, reason: str) -> None:
-    signature = Signature((F32,), 1, (F32,))
-    with pytest.warns(UserWarning, match=f"cpu: {reason}.*; the processor merges"):
-        assert placed(function, signature, [torch.ones(9)], np.ones(1, np.float32)) is None
+def test_other_bits_are_not_trusted() -> None:
+    loop = Placed(Fickle(), Signature((F32,), 1, (F32,)), CPU)
+    with pytest.warns(UserWarning, match="cpu: its kernels make other bits; the processor merges"):
+        assert not loop.trusted([torch.ones(9)], np.ones(1, np.float32))
+
+
+def test_what_cannot_be_traced_is_not_placed() -> None:
+    with pytest.warns(UserWarning, match="cpu: torch cannot trace for it .*; the processor merges"):
+        assert placed(Branching(), Signature((F32,), 1, (F32,)), CPU) is None
 
 
 @dataclass(frozen=True)
@@ -167,11 +167,20 @@ class Scaled:
 
 def test_parts_are_told_their_own_numbers() -> None:
     told = np.array([2, 3], np.float32)
-    loop = placed(Scaled(), Signature((F32,), 1, (F32, None)), [torch.ones(5)], told)
-    assert loop is not None
+    loop = Placed(Scaled(), Signature((F32,), 1, (F32, None)), CPU)
     out = torch.empty(5)
     assert loop([torch.ones(5)], told, (out, None), start=100, ends=(2, 5)) == [0, 510]
     assert out.tolist() == [2, 2, 3, 3, 3]
+
+
+def test_what_cannot_be_compiled_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Tensor) -> Tensor:
+        raise RuntimeError("no compiler")
+
+    loop = Placed(Scaled(), Signature((F32,), 1, (F32, None)), CPU)
+    monkeypatch.setattr(loop, "_run", broken)
+    with pytest.warns(UserWarning, match="cpu: torch cannot compile for it .RuntimeError.; the"):
+        assert not loop.trusted([torch.ones(5)], np.ones(1, np.float32))
 
 
 def test_tensors_are_probed_until_enough_are_alike(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,5 +188,5 @@ def test_tensors_are_probed_until_enough_are_alike(monkeypatch: pytest.MonkeyPat
     told, made = np.ones(1, np.float32), []
     monkeypatch.setattr(loop, "_run", lambda *given, run=loop._run: made.append(1) or run(*given))
     small, large = torch.ones(10), torch.ones(PROBED + 1)
-    assert all(loop.agrees([block], told) for block in (small, large, small, large))
+    assert all(loop.trusted([block], told) for block in (small, large, small, large))
     assert len(made) == 2

@@ -14,7 +14,7 @@ from contracts.pool_contract import job, workbench_of
 from safetensors.torch import load_file
 
 from evaluators.benchmarks.benchmark import order_of
-from evaluators.merging.placed import opened
+from evaluators.merging.placed import Placed
 from evaluators.recipe import MergeRecipe
 from evaluators.worker import (
     RETRIED,
@@ -63,14 +63,17 @@ def test_scores_are_of_the_merged_model(worker: Worker, workbench: Workbench) ->
     assert len(result.digest) == 64
 
 
-def test_the_device_may_merge(worker: Worker, workbench: Workbench) -> None:
-    asked = job(workbench, 1, "first", weight=0.25)
-    by_processor, before = worker.run(asked), opened.cache_info()
+def test_the_device_may_merge(
+    monkeypatch: pytest.MonkeyPatch, worker: Worker, workbench: Workbench
+) -> None:
+    asked, places = job(workbench, 1, "first", weight=0.25), []
+    by_processor = worker.run(asked)
+    trusted = Placed.trusted
+    monkeypatch.setattr(Placed, "trusted", lambda *given: places.append(1) or trusted(*given))
     by_device = Worker(replace(workbench, merge_on_device=True)).run(asked)
     assert (by_device.failure, by_device.digest) == (None, by_processor.digest)
     assert by_device.scores["first"].value == by_processor.scores["first"].value
-    after = opened.cache_info()
-    assert after.hits + after.misses > before.hits + before.misses
+    assert len(places) == len(load_file(Path(workbench.base.path) / "model.safetensors"))
 
 
 def test_only_the_items_asked_for_are_scored(worker: Worker, workbench: Workbench) -> None:
