@@ -1,7 +1,8 @@
 """What is searched: merging-like responses, test problems and real merges, everything maximised.
 
 Names: `merge6` has 6 coefficients, two accuracies and the sparsity objective; `merge12a3` three
-accuracies, `merge6i1` another instance; `layers24` has coefficients of very unequal importance.
+accuracies, `merge6i1` another instance; `layers24` has coefficients of very unequal importance, and
+`misled24`, too, but what is told of it is false.
 `dtlz2`, `zdt1`, `vehicle` and `penicillin` are from BoTorch. `quickstart`, `encoder` and `digits`
 are tables of real merges, with `-scores` without their sparsity objective. A problem depends on
 nothing but its name, one that ends with `-resplit` also on the run's seed.
@@ -206,20 +207,28 @@ def merging_like(name: str, d: int, accuracies: int, instance: int) -> MergingLi
     return MergingLike(name, responses, torch.from_numpy(weights / weights.sum()), experts)
 
 
-def layer_wise(name: str, d: int, accuracies: int, instance: int) -> MergingLike:
+def layer_wise(
+    name: str, d: int, accuracies: int, instance: int, *, misled: bool = False
+) -> MergingLike:
     """Draw a problem whose coefficients scale layers of very unequal task-vector norms.
 
     Norms are log-normal. An accuracy's curvature along a coefficient is what it is in
     `merging_like`, a factor e^N(0, 1) included, times the norm squared: a loss that is isotropic in
-    the weights would have the square alone. So norms tell what matters, but not all of it.
+    the weights would have the square alone. So norms tell what matters, but not all of it; where
+    `misled`, the curvature has the norms of other coefficients, and they tell nothing.
     """
     rng = np.random.default_rng((d, accuracies, instance, 1))
     experts = max(EXPERTS, accuracies)
     owner = np.arange(d) % experts
     weights = np.exp(rng.normal(0.0, TAIL, d))
     weights /= weights.sum()
-    responses = tuple(_response(rng, owner == k, weights * d) for k in range(accuracies))
+    norms = rng.permutation(weights) if misled else weights
+    responses = tuple(_response(rng, owner == k, norms * d) for k in range(accuracies))
     return MergingLike(name, responses, torch.from_numpy(weights), experts)
+
+
+def _misled(name: str, d: int, accuracies: int, instance: int) -> MergingLike:
+    return layer_wise(name, d, accuracies, instance, misled=True)
 
 
 def _response(rng: np.random.Generator, own: np.ndarray, norms: np.ndarray) -> Response:
@@ -284,10 +293,10 @@ def open_problem(name: str, seed: int = 0) -> Problem:
     Raises:
         KeyError: there is none.
     """
-    if found := re.fullmatch(r"(merge|layers)(\d+)(?:a(\d+))?(?:i(\d+))?", name):
+    families = {"merge": merging_like, "layers": layer_wise, "misled": _misled}
+    if found := re.fullmatch(rf"({'|'.join(families)})(\d+)(?:a(\d+))?(?:i(\d+))?", name):
         family, d, accuracies, instance = found.groups()
-        draw = merging_like if family == "merge" else layer_wise
-        return draw(name, int(d), int(accuracies or 2), int(instance or 0))
+        return families[family](name, int(d), int(accuracies or 2), int(instance or 0))
     double = {"negate": True, "dtype": torch.float64}
     if name == "dtlz2":
         return TestFunction(name, DTLZ2(dim=6, num_objectives=3, **double))

@@ -117,9 +117,11 @@ def test_norms_of_layers_tell_what_matters_but_not_all_of_it() -> None:
         for response in problem.responses:
             pair = torch.stack([problem.importance, response.A.diagonal()])
             assert 0.6 < torch.corrcoef(pair.log())[0, 1].item() < 0.95
-    merge = open_problem("merge24")
-    pair = torch.stack([merge.importance, merge.responses[0].A.diagonal()])
-    assert abs(torch.corrcoef(pair.log())[0, 1].item()) < 0.6
+    for name in ("merge24", "misled24"):
+        problem = open_problem(name)
+        for response in problem.responses:
+            pair = torch.stack([problem.importance, response.A.diagonal()])
+            assert abs(torch.corrcoef(pair.log())[0, 1].item()) < 0.5
 
 
 def test_names_determine_problems() -> None:
