@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from evaluators.benchmarks.statistics import mean, proportion
 from experiments.digits import zoo as digits
 from experiments.sample_efficiency import tables
+from experiments.sample_efficiency.believed_fronts import chosen, lacks
 from experiments.sample_efficiency.contestants import open_contestant
 from experiments.sample_efficiency.problems import open_problem
 from experiments.sample_efficiency.references import describe, greedy, open_reference
@@ -276,3 +277,17 @@ def test_the_greedy_choice_takes_the_largest_area_then_what_adds_most() -> None:
     values = np.array([[3.0, 1.0], [1.0, 3.0], [2.0, 2.0], [1.0, 1.0]])
     assert greedy(values, np.zeros(2), 2) == [2, 0]
     assert greedy(values, np.zeros(2), 9) == [2, 0, 1]
+
+
+def test_what_dominated_points_lack_by_hand() -> None:
+    Y = np.array([[0.0, 10.0], [1.0, 0.0], [0.4, 4.0], [0.2, 3.0]])
+    np.testing.assert_allclose(lacks(Y), [-0.6, -0.6, -0.2, 0.1])
+
+
+def test_fronts_are_chosen_by_measurements_and_by_means() -> None:
+    measured, few, believed, many, as_many = chosen("digits-scores-resplit", "random", 0)
+    assert few >= 1
+    assert many >= 1
+    assert 0 < measured < 100
+    assert 0 < believed < 100
+    assert (as_many == measured) or few != many
