@@ -14,6 +14,8 @@ from multiprocessing import connection as pipes
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from tqdm import tqdm
+
 from evaluators.unfailing import unfailing
 from evaluators.worker import EvaluationJob, Workbench, Worker
 
@@ -32,6 +34,8 @@ def serve(connection: Connection, workbench: Workbench, log: Path | None) -> Non
     faulthandler.enable()
     for library in ("OMP", "MKL", "OPENBLAS"):  # read when torch is imported, below
         os.environ[f"{library}_NUM_THREADS"] = str(workbench.threads)
+    # The lock that tqdm makes of itself, for torch's compiler, say, outlives a killed process.
+    tqdm.set_lock(threading.RLock())
     worker = Worker(workbench)
     with suppress(Exception):  # the first job meets the same error and answers with it
         worker.warm()

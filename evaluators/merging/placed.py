@@ -33,6 +33,7 @@ _AS_WRITTEN: dict[str, str | int | bool | Callable[..., Any]] = {
     "emulate_precision_casts": True,  # among other things: no fused multiplication and addition
     "eager_numerics.division_rounding": True,
     "eager_numerics.disable_ftz": True,
+    "compile_threads": 1,  # no pool of processes for one kernel at a time
 }
 _FUSED = torch.ops.aten.addcmul.default
 
