@@ -69,7 +69,12 @@ class BenchmarkSpec:
 
 @dataclass(frozen=True)
 class Workbench:
-    """All that a worker loads once and keeps; `device` scores, and may merge."""
+    """All that a worker loads once and keeps; `device` scores, and may merge.
+
+    Attributes:
+        digests: "base" or expert → digest that its weights must have; none if any will do.
+        fingerprints: benchmark → split → fingerprint that its items must have; none if any will do.
+    """
 
     base: ModelRef
     experts: Mapping[str, ModelRef]
@@ -78,6 +83,12 @@ class Workbench:
     merge_on_device: bool = False
     threads: int = 1
     tokenizer: TokenizerSource = "base"
+    digests: Mapping[str, str] = field(default_factory=dict)
+    fingerprints: Mapping[str, Mapping[Split, str]] = field(default_factory=dict)
+
+
+class ChangedError(Exception):
+    """Weights or items are not those that a worker was told to expect; one line."""
 
 
 @dataclass(frozen=True)
@@ -223,6 +234,9 @@ class Worker:
         if self._engine is None:
             bench = self._workbench
             sources = open_sources(bench.base, bench.experts, tokenizer=bench.tokenizer)
+            for name, digest in bench.digests.items():
+                if sources.all[name].digest != digest:
+                    raise ChangedError(f"sources.{name}: the weights changed")
             tables, on_device = Tables(sources, kept=True), self._workbench.merge_on_device
             self._engine = MergeEngine(sources, tables, on_device=on_device)
         return self._engine
@@ -231,8 +245,13 @@ class Worker:
         from evaluators.benchmarks.table import open_benchmark
 
         for name, spec in self._workbench.benchmarks.items():
-            if name not in self._benchmarks:
-                self._benchmarks[name] = open_benchmark(spec.kind, spec.options)
+            if name in self._benchmarks:
+                continue
+            benchmark = open_benchmark(spec.kind, spec.options)
+            for split, fingerprint in self._workbench.fingerprints.get(name, {}).items():
+                if benchmark.fingerprint(split) != fingerprint:
+                    raise ChangedError(f"benchmarks.{name}: the {split} items changed")
+            self._benchmarks[name] = benchmark
 
     def _open_model(self, dtype: DType) -> LiveModel:
         from evaluators.models import open_model

@@ -150,7 +150,8 @@ class Campaign:
 
     def _open_workers(self, stack: ExitStack) -> EvaluatorPool:
         pool, logs = self._config.pool, self._folder / "logs"
-        opened = open_workers(self._config, pool.workers, pool.trial_timeout_s, logs)
+        facts, limit_s = self._history.facts, pool.trial_timeout_s
+        opened = open_workers(self._config, facts, pool.workers, limit_s, logs)
         return stack.enter_context(opened)
 
     def _loop(self) -> None:

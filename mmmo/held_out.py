@@ -145,7 +145,7 @@ def _evaluate(
     items = {name: slice(0, n[HELD_OUT]) for name, n in history.facts.items.items() if n[HELD_OUT]}
     left = dict.fromkeys(keys, pool.retries)
     count, limit_s = min(pool.workers, len(keys)), trial_timeout_s(history)
-    with open_workers(history.config, count, limit_s, logs) as opened:
+    with open_workers(history.config, history.facts, count, limit_s, logs) as opened:
         jobs = [EvaluationJob(i, waiting[k][1], items, split=HELD_OUT) for i, k in enumerate(keys)]
         for job in jobs:
             opened.submit(job)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from evaluators.benchmarks.benchmark import Benchmark
+from evaluators.benchmarks.benchmark import Benchmark, Split
 from evaluators.benchmarks.rows import DataError
 from evaluators.benchmarks.table import misfit, open_benchmark
 from evaluators.worker import Workbench
@@ -39,7 +39,7 @@ class Facts:
     objectives: tuple[Objective, ...]
     sources: Mapping[str, str]
     items: Mapping[str, Mapping[str, int]]
-    fingerprints: Mapping[str, Mapping[str, str]]
+    fingerprints: Mapping[str, Mapping[Split, str]]
 
     def document(self) -> dict[str, Any]:
         """As the *created* event keeps it."""
@@ -268,8 +268,12 @@ class Preflight:
                 )
 
 
-def workbench(config: CampaignConfig) -> Workbench:
-    """What the workers of this campaign load."""
+def workbench(config: CampaignConfig, facts: Facts | None = None) -> Workbench:
+    """What the workers of this campaign load; with facts, nothing else.
+
+    A worker that is replaced opens everything again, and files may have changed since the session
+    began.
+    """
     base, experts = config.sources.refs()
     return Workbench(
         base=base,
@@ -279,6 +283,8 @@ def workbench(config: CampaignConfig) -> Workbench:
         merge_on_device=config.pool.merge_on == "device",
         threads=config.pool.threads,
         tokenizer=config.sources.tokenizer,
+        digests=facts.sources if facts else {},
+        fingerprints=facts.fingerprints if facts else {},
     )
 
 

@@ -291,8 +291,9 @@ def test_hours_end_a_campaign_with_trials_left(
     assert opened.read("status", "digits")["trials"]["completed"] == 12
 
 
+@pytest.mark.parametrize("replaced", [False, True], ids=["gone", "changed"])
 def test_workers_that_cannot_load_cost_no_trial(
-    digits: dict[str, Any], terminal: Callable[..., Terminal], tmp_path: Path
+    digits: dict[str, Any], terminal: Callable[..., Terminal], tmp_path: Path, replaced: bool
 ) -> None:
     sources = {"base": str(tmp_path / "base"), "experts": {}}
     shutil.copytree(digits["sources"]["base"], sources["base"])
@@ -307,9 +308,12 @@ def test_workers_that_cannot_load_cost_no_trial(
     with opened.start("launch", "campaign.yaml") as running:
         opened.wait_for("completed", 2, running)
         (tmp_path / "upright").rename(tmp_path / "elsewhere")
+        if replaced:
+            shutil.copytree(sources["base"], tmp_path / "upright")
         os.kill(children(running.pid)[0], signal.SIGKILL)
         assert running.wait(60) == 1
     assert {t.state for t in opened.history().trials.values()} <= {"completed", "proposed"}
+    shutil.rmtree(tmp_path / "upright", ignore_errors=True)
     (tmp_path / "elsewhere").rename(tmp_path / "upright")
     opened.run("resume", "digits")
     assert opened.read("status", "digits")["trials"]["completed"] == 200

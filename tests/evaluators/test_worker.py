@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from contracts.pool_contract import job, workbench_of
 from safetensors.torch import load_file
 
 from evaluators.benchmarks.benchmark import order_of
+from evaluators.benchmarks.table import open_benchmark
 from evaluators.merging.placed import Placed
 from evaluators.recipe import MergeRecipe
+from evaluators.sources import open_checkpoint
 from evaluators.worker import (
     RETRIED,
     BenchmarkSpec,
@@ -177,6 +180,40 @@ def test_files_that_come_back_are_opened_then(tmp_path: Path, name: str, error: 
     assert lost.failure.message.startswith(f"{error}: ")
     assert RETRIED[lost.failure.kind]
     assert (found.failure, found.scores["texts"].n) == (None, 8)
+
+
+@pytest.mark.parametrize(
+    ("expected", "message"),
+    [
+        ({"digests": {"expert": "1" * 64}}, "sources.expert: the weights changed"),
+        ({"fingerprints": {"first": {"held_out": ""}}}, "benchmarks.first: the held_out items"),
+    ],
+    ids=["weights", "items"],
+)
+def test_other_files_than_expected_are_not_scored(
+    workbench: Workbench, expected: dict[str, Any], message: str
+) -> None:
+    before = torch.get_num_threads()
+    result = Worker(replace(workbench, **expected)).run(job(workbench, 1, "first"))
+    torch.set_num_threads(before)
+    assert result.failure is not None
+    assert result.failure.kind == "loading_error"
+    assert result.failure.message.startswith(f"ChangedError: {message}")
+
+
+def test_the_files_that_are_expected_are_scored(workbench: Workbench) -> None:
+    expert = open_checkpoint(workbench.experts["expert"])
+    spec = workbench.benchmarks["first"]
+    held_out = open_benchmark(spec.kind, spec.options).fingerprint("held_out")
+    told = replace(
+        workbench,
+        digests={"expert": expert.digest},
+        fingerprints={"first": {"held_out": held_out}},
+    )
+    before = torch.get_num_threads()
+    result = Worker(told).run(job(workbench, 1, "first"))
+    torch.set_num_threads(before)
+    assert result.failure is None
 
 
 @pytest.mark.parametrize(
