@@ -14,6 +14,7 @@ import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import EEXIST, ENOTEMPTY
 from pathlib import Path
 
 
@@ -39,7 +40,7 @@ def whole_folder(target: Path, replace: bool = False) -> Iterator[Path]:
             _sync(path)
         if replace:  # removed only under a dotted name: a half folder never has the real one
             os.replace(target, old)
-        os.replace(partial, target)
+        _rename(partial, target)
         _sync(target.parent)
         shutil.rmtree(old, ignore_errors=True)
     finally:
@@ -71,6 +72,15 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
         if process.isdecimal() and not _is_alive(int(process)):
             # Another process may be removing it, too.
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(True)
+
+
+def _rename(partial: Path, target: Path) -> None:
+    try:
+        os.replace(partial, target)
+    except OSError as error:
+        if error.errno not in (ENOTEMPTY, EEXIST):
+            raise
+        raise FileExistsError(EEXIST, "it exists already", str(target)) from None
 
 
 def _partial(target: Path) -> Path:

@@ -88,7 +88,7 @@ class Draft:
 
     @cached_property
     def tokens(self) -> Mapping[str, int] | None:
-        """Token → id of its `tokenizer.json`, or None without one."""
+        """Token → id of its tokenizer, or None if that cannot be told; see `read_tokens`."""
         return read_tokens(self.tokenizer)
 
     @cached_property
@@ -160,9 +160,9 @@ def _size(draft: Draft) -> int:
 @torch.no_grad()
 def _write(draft: Draft, folder: Path) -> None:
     specs = {name: draft.spec(name) for name in draft.names}
-    with ShardWriter(folder, specs, SHARD_BYTES) as writer:
-        for name in draft.names:
-            writer.write(name, draft.tensor(name))
+    writer = ShardWriter(folder, specs, SHARD_BYTES)
+    for name in draft.names:
+        writer.write(name, draft.tensor(name))
     _copy_companions(draft, folder)
     _write_json(folder / "config.json", draft.config)
     before = draft.origin.preparation or Preparation("", ())

@@ -54,9 +54,9 @@ def write_checkpoint(
 ) -> ModelRef:
     """Write a model folder."""
     specs = {name: (t.dtype, t.shape) for name, t in tensors.items()}
-    with ShardWriter(folder, specs, shard_size_bytes) as writer:
-        for name, tensor in tensors.items():
-            writer.write(name, tensor)
+    writer = ShardWriter(folder, specs, shard_size_bytes)
+    for name, tensor in tensors.items():
+        writer.write(name, tensor)
     (folder / "config.json").write_text(json.dumps(config or {"model_type": "tiny"}))
     return ModelRef(path=str(folder))
 

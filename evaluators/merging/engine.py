@@ -8,7 +8,6 @@ is the only difference between `merge_into` and `write`.
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -201,18 +200,16 @@ class MergeEngine:
         """
         plan = self._plan(recipe)
         specs = {name: self._spec(name, plan) for name in self.names}
-        lock = threading.Lock()  # one file position is shared by all threads
-        with ShardWriter(folder, specs, shard_size_bytes) as writer:
+        writer = ShardWriter(folder, specs, shard_size_bytes)
 
-            def put(name: str, step: _Step) -> _Merged:
-                dtype, shape = specs[name]
-                scratch = torch.empty(shape, dtype=dtype)
-                found = step.run(scratch)
-                with lock:
-                    writer.write(name, scratch)
-                return found
+        def put(name: str, step: _Step) -> _Merged:
+            dtype, shape = specs[name]
+            scratch = torch.empty(shape, dtype=dtype)
+            found = step.run(scratch)
+            writer.write(name, scratch)
+            return found
 
-            return self._merge(recipe, plan, put, None)
+        return self._merge(recipe, plan, put, None)
 
     def _merge(
         self,

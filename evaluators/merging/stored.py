@@ -8,10 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,10 +95,17 @@ def open_tensors(folder: Path) -> dict[str, Tensor]:
         SourceError: files missing, truncated or corrupt, or tensors of a type that is not written.
     """
     tensors: dict[str, Tensor] = {}
-    for path in tensor_files(folder):
+    files = tensor_files(folder)
+    index = read_json(folder / INDEX)["weight_map"] if (folder / INDEX).exists() else None
+    for path in files:
         try:
             with safe_open(path, "pt") as file:
-                tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                for name in file.keys():  # noqa: SIM118
+                    # A shard may hold what the index places elsewhere, or does not know.
+                    if index is None or index.get(name) == path.name:
+                        tensors[name] = file.get_tensor(name)
+        except (FileNotFoundError, PermissionError):  # the former of a file that is there, too
+            raise SourceError(f"{path}: cannot be read; see who may") from None
         except (SafetensorError, OSError, RuntimeError) as error:
             raise SourceError(f"{path}: truncated or corrupt safetensors: {error}") from None
     if strange := [name for name, t in tensors.items() if t.dtype not in _FORMAT_NAMES]:
@@ -108,10 +113,8 @@ def open_tensors(folder: Path) -> dict[str, Tensor]:
             f"{folder}: {strange[0]} is of type {tensors[strange[0]].dtype}, which is not merged; "
             "convert the model to bfloat16"
         )
-    if (folder / INDEX).exists():
-        lost = sorted(set(read_json(folder / INDEX)["weight_map"]) - set(tensors))
-        if lost:
-            raise SourceError(f"{folder}: the index names {lost[0]}, no shard holds it")
+    if index is not None and (lost := sorted(set(index) - set(tensors))):
+        raise SourceError(f"{folder}: the index names {lost[0]}, {index[lost[0]]} does not hold it")
     return tensors
 
 
@@ -119,41 +122,29 @@ class ShardWriter:
     """Writes tensors to safetensors files one at a time, in any order.
 
     The layout follows from the specifications alone, so equal tensors give equal bytes, and no more
-    than one tensor need be in memory. Use it as a context manager; nothing is atomic here.
+    than one tensor need be in memory. A file is open only while a tensor is written: there may be
+    more shards than a process may have open. Nothing is atomic here.
     """
 
     def __init__(self, folder: Path, specs: Mapping[str, Spec], shard_size_bytes: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         shards = _partition(specs, shard_size_bytes)
-        self._places: dict[str, tuple[BinaryIO, int]] = {}
-        self._files = ExitStack()  # each is closed, though another's last bytes find no room
+        self._places: dict[str, tuple[Path, int]] = {}
         names = [SINGLE]
         if len(shards) > 1:
             names = [
                 f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))
             ]
             _write_index(folder / INDEX, dict(zip(names, shards, strict=True)), specs)
-        with self._files as opened:
-            for name, shard in zip(names, shards, strict=True):
-                self._start(folder / name, {tensor: specs[tensor] for tensor in shard})
-            self._files = opened.pop_all()
-
-    def __enter__(self) -> ShardWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._files.close()
+        for name, shard in zip(names, shards, strict=True):
+            self._start(folder / name, {tensor: specs[tensor] for tensor in shard})
 
     def write(self, name: str, tensor: Tensor) -> None:
         """Put one tensor in its place."""
-        file, offset = self._places[name]
-        file.seek(offset)
-        file.write(tensor_bytes(tensor).data)
+        path, offset = self._places[name]
+        with path.open("r+b") as file:
+            file.seek(offset)
+            file.write(tensor_bytes(tensor).data)
 
     def _start(self, path: Path, specs: Mapping[str, Spec]) -> None:
         """Write a shard's header and reserve its space."""
@@ -170,11 +161,11 @@ class ShardWriter:
             }
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
-        file = self._files.enter_context(path.open("wb"))
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + end)
+        with path.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            file.truncate(8 + len(text) + end)
         for name in specs:
-            self._places[name] = (file, 8 + len(text) + header[name]["data_offsets"][0])
+            self._places[name] = (path, 8 + len(text) + header[name]["data_offsets"][0])
 
 
 def tensor_bytes(tensor: Tensor) -> NDArray[np.uint8]:

@@ -63,7 +63,7 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
 def test_a_full_folder_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "mine").write_text("mine")
-    with pytest.raises(OSError, match="not empty"), whole_folder(tmp_path / "folder"):
+    with pytest.raises(OSError, match="exists already"), whole_folder(tmp_path / "folder"):
         pass
     assert (tmp_path / "folder" / "mine").read_text() == "mine"
     assert os.listdir(tmp_path) == ["folder"]

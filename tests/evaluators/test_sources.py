@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from checkpoints import in_memory, random_tensors, write_checkpoint
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny_models import tiny_bert, tiny_llama
 
 from evaluators.inspection import Finding, estimate, inspect_sources
@@ -183,6 +184,26 @@ def test_broken_shards(tmp_path: Path) -> None:
     assert f"shard {shards[1].name} is missing" in refusal(tmp_path)
     index.write_text("{}")
     assert "weight_map" in refusal(tmp_path)
+
+
+def test_the_index_decides_whose_tensor_it_is(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, BASE, shard_size_bytes=300)
+    first, *_, last = sorted(tmp_path.glob("*.safetensors"))
+    name = next(iter(load_file(first)))
+    stale = {name: torch.full_like(BASE[name], 7), "unknown": torch.ones(1)}
+    save_file(load_file(last) | stale, last)
+    opened = open_checkpoint(ModelRef(path=str(tmp_path)))
+    assert opened.names == tuple(sorted(BASE))
+    assert torch.equal(opened.tensor(name), BASE[name])
+
+
+def test_no_shard_stays_open(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    specs = {str(i): (torch.float32, torch.Size([8])) for i in range(9)}
+    writer = ShardWriter(tmp_path, specs, 40)
+    writer.write("3", torch.ones(8))
+    assert len(list(tmp_path.glob("*.safetensors"))) == 9
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def sources(**experts: dict[str, torch.Tensor]) -> Sources:
