@@ -36,12 +36,12 @@ EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "em
 HEADS = ("lm_head.weight", "lm_head.bias", "embed_out.weight")
 """How the names of what maps to the vocabulary end."""
 
+SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
+    *SENTENCEPIECE_FILES,
     "vocab.txt",
     "vocab.json",
     "merges.txt",
@@ -123,7 +123,7 @@ class Checkpoint:
 
     @cached_property
     def tokens(self) -> Mapping[str, int] | None:
-        """Token → id of `tokenizer.json`, or None without one.
+        """Token → id of its tokenizer, or None if that cannot be told; see `read_tokens`.
 
         Raises:
             SourceError: the file is no tokenizer.
@@ -143,14 +143,17 @@ class Checkpoint:
 
 
 def read_tokens(folder: Path) -> dict[str, int] | None:
-    """Token → id of a folder's `tokenizer.json`, added tokens too, or None without one.
+    """Token → id of a folder's tokenizer, added tokens too, or None if it cannot be told.
+
+    It is told by `tokenizer.json`; else by the files of older tokenizers: `vocab.json` or
+    `vocab.txt`, and what was added to them; not by those of SentencePiece.
 
     Raises:
         SourceError: the file is no tokenizer.
     """
     path = folder / "tokenizer.json"
     if not path.exists():
-        return None
+        return _older_tokens(folder)
     content = read_json(path)
     try:
         vocabulary: Any = content["model"]["vocab"]
@@ -160,6 +163,28 @@ def read_tokens(folder: Path) -> dict[str, int] | None:
         return {**vocabulary, **added}
     except (KeyError, TypeError, ValueError):
         raise SourceError(f"{path}: has no model.vocab that maps tokens to ids") from None
+
+
+def _older_tokens(folder: Path) -> dict[str, int] | None:
+    """Token → id of a JSON object, or of a text with a token in each line, and added ones."""
+    if (folder / "vocab.json").exists():
+        tokens = read_json(folder / "vocab.json")
+    elif (folder / "vocab.txt").exists():
+        try:
+            text = (folder / "vocab.txt").read_text(encoding="utf-8")
+        except ValueError as error:
+            raise SourceError(f"{folder / 'vocab.txt'}: is no text in UTF-8: {error}") from None
+        tokens = {token: i for i, token in enumerate(text.removesuffix("\n").split("\n"))}
+    else:
+        return None
+    if (folder / "added_tokens.json").exists():
+        tokens |= read_json(folder / "added_tokens.json")
+    try:
+        config = folder / "tokenizer_config.json"
+        added = read_json(config).get("added_tokens_decoder") if config.exists() else None
+        return tokens | {entry["content"]: int(i) for i, entry in (added or {}).items()}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise SourceError(f"{config}: has no added_tokens_decoder from ids to tokens") from None
 
 
 def open_folder(ref: ModelRef, folder: Path, preparation: Preparation | None = None) -> Checkpoint:

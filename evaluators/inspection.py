@@ -5,6 +5,7 @@ Opening is `evaluators.sources`; here the weights are read.
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
@@ -13,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from evaluators.folders import Checkpoint, some
+from evaluators.folders import SENTENCEPIECE_FILES, Checkpoint, some
 from evaluators.merging.methods import METHODS
 from evaluators.recipe import DType
 from evaluators.sources import Sources
@@ -51,7 +52,7 @@ def inspect_sources(sources: Sources) -> list[Finding]:
     """
     findings = list(_non_finite("base", sources.base))
     for name, expert in sources.experts.items():
-        structure = list(_differences(name, sources.base, expert))
+        structure = list(compare(name, sources.base, expert))
         broken = list(_non_finite(name, expert))
         findings += structure + broken
         if not broken:
@@ -86,8 +87,14 @@ def estimate(
     return Estimate(model, maps + workers * (model + threads * scratch))
 
 
-def _differences(where: str, base: Checkpoint, expert: Checkpoint) -> Iterator[Finding]:
-    """Compare the structure of an expert with the base's."""
+def compare(where: str, base: Checkpoint, expert: Checkpoint) -> Iterator[Finding]:
+    """Compare the structure of an expert with the base's; of the weights, only integers are read.
+
+    Args:
+        where: the expert's name.
+        base: that it is merged with.
+        expert: to compare.
+    """
 
     def error(message: str) -> Finding:
         return Finding("error", where, message)
@@ -121,6 +128,19 @@ def _differences(where: str, base: Checkpoint, expert: Checkpoint) -> Iterator[F
         pairs = set(expert.tokens.items()) ^ set(base.tokens.items())
         tokens = sorted({token for token, _ in pairs})
         yield error(f"tokenizer differs from the base in {some(tokens, 'tokens')}")
+    if (expert.tokens is None or base.tokens is None) and (file := _other_pieces(base, expert)):
+        message = f"{file} differs from the base's: tokens are taken for the same, id by id"
+        yield Finding("warning", where, f"{message}; save both models with tokenizer.json")
+
+
+def _other_pieces(base: Checkpoint, expert: Checkpoint) -> str:
+    """Name a file of SentencePiece that both have, with other content; "" if there is none."""
+    for name in SENTENCEPIECE_FILES:
+        ours, theirs = (checkpoint.folder / name for checkpoint in (base, expert))
+        both = ours.exists() and theirs.exists()
+        if both and not filecmp.cmp(ours, theirs, shallow=False):
+            return name
+    return ""
 
 
 def _other_integers(base: Tensor, expert: Tensor) -> bool:

@@ -108,8 +108,8 @@ def extended(base: Checkpoint, experts: Mapping[str, Draft]) -> Draft:
 
 
 def assumed(base: Checkpoint, expert: Draft) -> Draft:
-    """Give an expert without `tokenizer.json` the base's, if it has rows for the same tokens."""
-    if (expert.tokenizer / "tokenizer.json").exists() or not _same_rows(Draft.of(base), expert):
+    """Give an expert whose tokens cannot be told the base's, if it has as many rows."""
+    if expert.tokens is not None or not _same_rows(Draft.of(base), expert):
         return expert
     return replace(expert, tokenizer=base.folder)
 
@@ -167,11 +167,11 @@ def _same_rows(base: Draft, expert: Draft) -> bool:
 
 
 def _same_tokenizer(base: Draft, expert: Draft) -> bool:
-    """Whether one of them has no `tokenizer.json`, or the files are equal; nothing is parsed."""
+    """Whether their tokens are the same, or cannot be told; of equal files nothing is parsed."""
     ours, theirs = (draft.tokenizer / "tokenizer.json" for draft in (base, expert))
-    if not (ours.exists() and theirs.exists()):
-        return True
-    return ours == theirs or filecmp.cmp(ours, theirs, shallow=False)
+    if ours.exists() and theirs.exists():
+        return ours == theirs or filecmp.cmp(ours, theirs, shallow=False)
+    return base.tokens is None or expert.tokens in (None, base.tokens)
 
 
 def _refuse_unknown(base: Checkpoint, vocabulary: _Vocabulary) -> None:
@@ -188,6 +188,11 @@ def _tokenizer_with(
     base: Checkpoint, ours: _Vocabulary, tokens: Sequence[str], experts: Mapping[str, Draft]
 ) -> Tokenizer:
     """Add tokens to the base's tokenizer, each as the first expert that added it has it."""
+    if not (base.folder / "tokenizer.json").exists():
+        raise SourceError(
+            f"{base.folder}: has no tokenizer.json to add {some(tokens, 'tokens')} to; save it "
+            "with AutoTokenizer"
+        )
     known: dict[str, AddedToken] = {}
     for expert in experts.values():
         path = expert.tokenizer / "tokenizer.json"

@@ -17,7 +17,7 @@ from tokenizers import AddedToken
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from evaluators.inspection import inspect_sources
+from evaluators.inspection import compare, inspect_sources
 from evaluators.merging.engine import MergeEngine
 from evaluators.models import open_model
 from evaluators.recipe import ModelRef, TokenizerSource
@@ -243,6 +243,79 @@ def test_without_tokenizers_sizes_are_an_error(tmp_path: Path) -> None:
     errors = [f.message for f in inspect_sources(opened(base, e=expert)) if f.level == "error"]
     assert any("other shapes in 2 tensors" in message for message in errors)
     assert "vocabulary of 5, the base has 4" in errors
+
+
+def older(folder: Path, kind: str) -> None:
+    """Keep a tokenizer in the files of its kind, with one token that was added to them."""
+    content = json.loads((folder / "tokenizer.json").read_text())
+    *own, (last, number) = content["model"]["vocab"].items()
+    (folder / "tokenizer.json").unlink()
+    if kind == "vocab.txt":
+        (folder / kind).write_text("".join(f"{token}\n" for token, _ in own))
+        (folder / "added_tokens.json").write_text(json.dumps({last: number}))
+    else:
+        (folder / kind).write_text(json.dumps(dict(own)))
+        added = {"added_tokens_decoder": {str(number): {"content": last}}}
+        (folder / "tokenizer_config.json").write_text(json.dumps(added))
+
+
+@pytest.mark.parametrize("base_kind", ["vocab.txt", "vocab.json", "tokenizer.json"])
+@pytest.mark.parametrize("kind", ["vocab.txt", "vocab.json"])
+def test_tokens_of_older_files_are_aligned(tmp_path: Path, base_kind: str, kind: str) -> None:
+    base = write_model(tmp_path / "base", ABC, 3, seed=0)
+    expert = write_model(tmp_path / "e", {"c": 0, "b": 1, "a": 2}, 3, seed=1)
+    if base_kind != "tokenizer.json":
+        older(tmp_path / "base", base_kind)
+    older(tmp_path / "e", kind)
+    found = opened(base, e=expert)
+    assert torch.equal(rows_of(found, "e"), raw(expert)[[2, 1, 0]])
+    assert found.experts["e"].tokens == found.base.tokens == ABC
+
+
+def test_older_files_with_the_bases_tokens_change_nothing(tmp_path: Path) -> None:
+    base = write_model(tmp_path / "base", ABC, 3, seed=0)
+    expert = write_model(tmp_path / "e", ABC, 3, seed=1)
+    older(tmp_path / "e", "vocab.txt")
+    assert opened(base, e=expert).experts["e"].folder == tmp_path / "e"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("vocab.txt", b"\xff"),
+        ("vocab.json", b"[]"),
+        ("added_tokens.json", b"{"),
+        ("tokenizer_config.json", b'{"added_tokens_decoder": {"x": {"content": "a"}}}'),
+    ],
+)
+def test_older_files_that_are_broken(tmp_path: Path, name: str, content: bytes) -> None:
+    base = write_model(tmp_path / "base", ABC, 3, seed=0)
+    expert = write_model(tmp_path / "e", ABC, 3, seed=1)
+    older(tmp_path / "e", "vocab.txt")
+    (tmp_path / "e" / name).write_bytes(content)
+    with pytest.raises(SourcesError, match=name):
+        opened(base, e=expert)
+
+
+def test_new_tokens_need_a_file_that_takes_them(tmp_path: Path) -> None:
+    base = write_model(tmp_path / "base", ABC, 3, seed=0)
+    expert = write_model(tmp_path / "e", {**ABC, "new": 3}, 4, seed=1)
+    older(tmp_path / "base", "vocab.txt")
+    with pytest.raises(SourcesError, match=r"has no tokenizer.json to add 1 tokens \(new\) to"):
+        opened(base, "union", e=expert)
+
+
+def test_pieces_that_differ_are_a_warning(tmp_path: Path) -> None:
+    base = write_model(tmp_path / "base", None, 3, seed=0)
+    expert = write_model(tmp_path / "e", None, 3, seed=1)
+    for name in ("base", "e"):
+        (tmp_path / name / "tokenizer.model").write_bytes(b"pieces")
+    found = opened(base, e=expert)
+    assert list(compare("e", found.base, found.experts["e"])) == []
+    (tmp_path / "e" / "tokenizer.model").write_bytes(b"others")
+    (finding,) = compare("e", found.base, found.experts["e"])
+    assert (finding.level, finding.where) == ("warning", "e")
+    assert finding.message.startswith("tokenizer.model differs from the base's: ")
 
 
 def test_every_source_that_fails_is_named(tmp_path: Path) -> None:
