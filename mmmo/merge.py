@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
 from typing import cast, get_args
 
+import torch
+
 from evaluators.durable import remove_leftovers, whole_folder
-from evaluators.folders import locate, open_folder
-from evaluators.merging.engine import MergeEngine, MergeReport, RecipeError
+from evaluators.folders import locate, open_folder, some
+from evaluators.inspection import compare
+from evaluators.merging.engine import MergeReport, RecipeError
 from evaluators.merging.mergekit import (
     MergekitError,
     Outline,
@@ -23,11 +27,11 @@ from evaluators.merging.stack import stacked_sources
 from evaluators.merging.tables import Tables
 from evaluators.recipe import WHOLE, DType, MergeRecipe, ModelRef
 from evaluators.sources import Checkpoint, SourceError, Sources, SourcesError, open_sources
-from mmmo.errors import Problems, UserError, unwritable
+from mmmo.errors import Problems, UserError, advice, unwritable
 from mmmo.model_folder import write_mergekit, write_model
 from mmmo.terminal import tell
 from mmmo.writing import WritingDisplay
-from mmmo.yamlfile import read_yaml
+from mmmo.yamlfile import parse_yaml, read_text
 
 
 def merge(
@@ -51,9 +55,9 @@ def merge(
     """
     if dtype is not None and dtype not in get_args(DType):
         raise UserError(f"--dtype: found {dtype!r}, allowed: {', '.join(get_args(DType))}")
-    if out.exists() or out.is_symlink():
-        raise UserError(f"{out}: exists already; remove it, or name another folder")
     try:
+        if out.exists() or out.is_symlink():
+            raise UserError(f"{out}: exists already; remove it, or name another folder")
         yield from _Merge(config, out, cast("DType | None", dtype), seed).run(shard_size_bytes)
     except OSError as error:
         raise unwritable(error.filename or out, error) from None
@@ -62,17 +66,18 @@ def merge(
 class _Merge:
     def __init__(self, config: Path, out: Path, dtype: DType | None, seed: int) -> None:
         self._config, self._out, self._dtype, self._seed = config, out, dtype, seed
+        self._prepared: list[Checkpoint] = []
 
     def run(self, shard_size_bytes: int) -> Iterator[str]:
-        notes = [*self._reading.notes, *differences(self._recipe)]
-        remove_leftovers(self._out.parent, self._out.name)  # the folder may be anyone's
         try:
-            self._refuse_broken_sources()
+            with _readable():
+                notes = [*self._reading.notes, *differences(self._recipe), *self._warnings()]
+                self._refuse_non_finite_sources()
+            remove_leftovers(self._out.parent, self._out.name)  # the folder may be anyone's
             with whole_folder(self._out) as partial, WritingDisplay(partial):
                 report = write_model(self._sources, self._recipe, partial, shard_size_bytes)
                 self._refuse_non_finite(report)
-                text = self._config.read_text(encoding="utf-8")
-                write_mergekit(partial, text, [self._origin(report), *notes])
+                write_mergekit(partial, self._text, [self._origin(report), *notes])
         except (SourceError, RecipeError) as error:
             raise UserError(f"{self._config}: {error}") from None
         yield f"{self._out}: {self._recipe.method}, {report.parameters:,} parameters"
@@ -82,10 +87,15 @@ class _Merge:
         yield from (f"note: {note}" for note in notes)
 
     @cached_property
-    def _reading(self) -> Reading:
+    def _text(self) -> str:
+        """The file, read once: it may be a pipe, and may change while the merge runs."""
         if not self._config.exists():
             raise UserError(f"{self._config}: no such file")
-        content = read_yaml(self._config)
+        return read_text(self._config)
+
+    @cached_property
+    def _reading(self) -> Reading:
+        content = parse_yaml(self._text, self._config)
         try:
             return from_mergekit(content, self._look, self._seed)
         except MergekitError as error:
@@ -110,7 +120,9 @@ class _Merge:
 
     def _open(self, base: ModelRef, experts: Mapping[str, ModelRef]) -> Sources:
         try:
-            return open_sources(base, experts, tokenizer=self._reading.tokenizer, say=tell)
+            opened = open_sources(base, experts, tokenizer=self._reading.tokenizer, say=tell)
+            self._prepared = [c for c in opened.all.values() if c.preparation is not None]
+            return opened
         except SourcesError as error:
             lines = [f"{self._config}: {line}" for line in error.problems.values()]
             raise Problems(list(dict.fromkeys(lines))) from None
@@ -126,10 +138,36 @@ class _Merge:
             raise UserError(f"{self._config}: {error}") from None
         return Outline(checkpoint.names, _stored_dtype(checkpoint))
 
-    def _refuse_broken_sources(self) -> None:
+    def _warnings(self) -> Iterator[str]:
+        """What is lost or rounded, or looks strange, of these very sources.
+
+        Raises:
+            Problems: sources that do not fit together, one line each.
+        """
+        sources = self._sources
+        found = [f for n, e in sources.experts.items() for f in compare(n, sources.base, e)]
+        if errors := [f"{f.where}: {f.message}" for f in found if f.level == "error"]:
+            raise Problems([f"{self._config}: {line}" for line in errors])
+        for checkpoint in self._prepared:
+            if (made := checkpoint.preparation) is not None:
+                yield from (f"{checkpoint.ref}: {line}" for line in made.warnings)
+        yield from (f"{f.where}: {f.message}" for f in found)
+        yield from self._rounded()
+
+    def _rounded(self) -> Iterator[str]:
+        """Say which tensors of a base of several types lose bits, for nobody chose that."""
+        base, dtype = self._sources.base, getattr(torch, self._recipe.dtype)
+        stored = {n: t.dtype for n, t in base.tensors.items() if t.is_floating_point()}
+        wider = [n for n, found in stored.items() if torch.promote_types(found, dtype) != dtype]
+        if wider and len(set(stored.values())) > 1:
+            yield (
+                f"{some(wider)} of {base.ref}: stored as {_word(stored[wider[0]])}, rounded to "
+                f"{self._recipe.dtype}; --dtype float32 keeps them"
+            )
+
+    def _refuse_non_finite_sources(self) -> None:
         """Trimming and election of signs would drop a NaN without a word."""
         sources, tables = self._sources, Tables(self._sources)
-        MergeEngine(sources)  # refuses tensors that do not match
         for expert in sources.experts:
             for name, tensor in sources.base.tensors.items():
                 if tensor.is_floating_point() and not isfinite(tables.mass(expert, name)):
@@ -153,6 +191,20 @@ class _Merge:
 
 def _stored_dtype(checkpoint: Checkpoint) -> DType:
     """Find the type in which most of a model's tensors are stored."""
-    types = [str(t.dtype).removeprefix("torch.") for t in checkpoint.tensors.values()]
+    types = [_word(t.dtype) for t in checkpoint.tensors.values()]
     found = [name for name in types if name in get_args(DType)]
     return cast("DType", max(set(found), key=found.count)) if found else "float32"
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Name the file that the system refused, which may be a source or one of the cache."""
+    try:
+        yield
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise UserError(f"{where}{error.strerror or error}", advice(error)) from None

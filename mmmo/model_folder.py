@@ -6,6 +6,7 @@ Everything but the weights is the base's. Both `mmmo export` and `mmmo merge` wr
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,11 +34,11 @@ def shard_size_bytes(text: str) -> int:
         UserError: it is no number with a unit.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]B)\s*", text, re.IGNORECASE)
-    size = round(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
-    if size < 1:
+    size = float(match[1]) * _UNITS[match[2].upper()] if match else 0.0
+    if not 1 <= size < math.inf:
         allowed = "a number with KB, MB, GB or TB, such as 500MB or 5GB"
         raise UserError(f"--shard-size: found {text!r}, allowed: {allowed}")
-    return size
+    return round(size)
 
 
 def write_model(

@@ -66,16 +66,37 @@ def read_yaml(path: Path) -> Any:
     """The content of a YAML file.
 
     Raises:
-        UserError: no such file, not readable, not text, or no YAML; one line with line and column.
+        UserError: as `read_text` and `parse_yaml`.
+    """
+    return parse_yaml(read_text(path), path)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, without a byte order mark.
+
+    Raises:
+        UserError: no such file, not readable, or not text; one line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file", "mmmo init writes an example") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a text file in UTF-8") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def parse_yaml(text: str, path: Path) -> Any:
+    """The content of a text in YAML.
+
+    Args:
+        text: to parse.
+        path: where it was found.
+
+    Raises:
+        UserError: no YAML; one line with line and column.
+    """
     try:
         return yaml.load(text, Loader=_StrictLoader)
     except yaml.MarkedYAMLError as error:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,6 +133,54 @@ def test_tokens_of_all_models(zoo: Path, command_line: CommandLine) -> None:
         merged = AutoModelForCausalLM.from_pretrained(f"of_{name}")
         assert len(merged.get_input_embeddings().weight) >= sizes[name]
     assert sizes == {"base": 259, "union": 260}
+    # The dropped token is spoken of every time, also when the aligned model is in the cache.
+    again = command_line.run("merge", "base.yml", "again")[1]
+    assert "note: grown: 1 tokens (<think>) that the base lacks are dropped" in again
+
+
+def test_what_the_file_said_when_the_merge_began(command_line: CommandLine) -> None:
+    os.mkfifo("config.fifo")
+    writer = threading.Thread(target=Path("config.fifo").write_text, args=("\ufeff" + TIES,))
+    writer.start()
+    expected = digest_of(command_line, "config.fifo", "out")
+    writer.join()
+    kept = Path("out/mergekit_config.yml")
+    assert kept.read_text().endswith(TIES)
+    assert digest_of(command_line, kept, "again") == expected
+
+
+def notes_of(command_line: CommandLine, config: str) -> list[str]:
+    """What a merge says about a configuration."""
+    Path("noted.yml").write_text(config)
+    code, out, _ = command_line.run("merge", "noted.yml", "noted")
+    assert code == 0
+    return [line.removeprefix("note: ") for line in out.splitlines() if line.startswith("note: ")]
+
+
+def test_a_filter_that_fits_nothing(command_line: CommandLine) -> None:
+    filtered = "weight: [{filter: self_atn, value: 0.1}, {filter: mlp, value: 1}, {value: 0.5}]"
+    config = TIES.replace("weight: 0.5", filtered)
+    idle = [line for line in notes_of(command_line, config) if "filter" in line]
+    assert idle == ["the filter 'self_atn' is ignored, as by mergekit: no tensor's name has it"]
+
+
+def test_other_types_than_the_bases(command_line: CommandLine) -> None:
+    shutil.copytree("b", "rounded")
+    half = {n: t.to(torch.float16) for n, t in load_file("b/model.safetensors").items()}
+    save_file(half, "rounded/model.safetensors", {"format": "pt"})
+    found = notes_of(command_line, TIES.replace("model: b,", "model: rounded,"))
+    assert any(line.startswith("rounded: other dtypes in ") for line in found), found
+
+
+def test_bits_of_a_base_of_several_types_that_nobody_gave_up(command_line: CommandLine) -> None:
+    shutil.copytree("base", "mixed")
+    tensors = load_file("base/model.safetensors")
+    mixed = {n: t if "norm" in n else t.to(torch.bfloat16) for n, t in tensors.items()}
+    save_file(mixed, "mixed/model.safetensors", {"format": "pt"})
+    found = notes_of(command_line, "merge_method: passthrough\nmodels: [{model: mixed}]\n")
+    expected = "of mixed: stored as float32, rounded to bfloat16; --dtype float32 keeps them"
+    assert [line for line in found if line.endswith(expected)], found
+    assert "5 tensors" in found[-1]
 
 
 # Mistakes ---------------------------------------------------------------------------------------
@@ -186,6 +235,8 @@ def test_mistakes_in_the_file(
         (["config.yml", "a"], "a: exists already; remove it, or name another folder"),
         (["config.yml", "config.yml"], "config.yml: exists already"),
         (["config.yml", "config.yml/out"], "cannot be written: Not a directory"),
+        (["config.yml", "a" * 300], "cannot be written: File name too long"),
+        (["a" * 300, "out"], f"{'a' * 300}: File name too long"),
         (["config.yml", "out", "--dtype", "int4"], "--dtype: found 'int4', allowed: float32, bf"),
         (["config.yml", "out", "--shard-size", "5"], "--shard-size: found '5', allowed: a number"),
         (["config.yml", "out", "--seed", "-1"], "'--seed': Input should be greater than or equal"),
@@ -218,6 +269,25 @@ def test_models_that_do_not_fit(command_line: CommandLine) -> None:
     assert "models: found layers 2 of a, 3 of deep, 2 of base; allowed: equally many" in line
 
 
+def test_a_slerp_has_two_ends(command_line: CommandLine) -> None:
+    config = (
+        "merge_method: slerp\nbase_model: base\nmodels: [{model: a}, {model: b}]\n"
+        "parameters: {t: 0.25}\n"
+    )
+    Path("bad.yml").write_text(config)
+    line = command_line.complaint("merge", "bad.yml", "out")
+    assert line.endswith("found 2 models beside the base, allowed: 1 with slerp")
+
+
+def test_another_architecture(zoo: Path, command_line: CommandLine) -> None:
+    shutil.copytree(zoo / "b", "other")
+    config = Path("other/config.json")
+    config.write_text(config.read_text().replace('"llama"', '"mistral"'))
+    Path("bad.yml").write_text(TIES.replace("model: b,", "model: other,"))
+    line = command_line.complaint("merge", "bad.yml", "out")
+    assert line == "bad.yml: other: config model_type: found mistral, the base has llama"
+
+
 def test_tensors_that_the_base_lacks_are_not_dropped(zoo: Path, command_line: CommandLine) -> None:
     shutil.copytree(zoo / "b", "more")
     tensors = load_file("more/model.safetensors")
@@ -248,7 +318,9 @@ def test_shard_sizes(text: str, size: int) -> None:
     assert shard_size_bytes(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "GB", "5", "5B", "-5GB", "0GB", "5 GiB", "1e3MB"])
+@pytest.mark.parametrize(
+    "text", ["", "GB", "5", "5B", "-5GB", "0GB", "5 GiB", "1e3MB", "9" * 400 + "GB"]
+)
 def test_no_shard_sizes(text: str) -> None:
     with pytest.raises(UserError, match="--shard-size: found"):
         shard_size_bytes(text)

@@ -15,7 +15,7 @@ from evaluators.merging.blocks import Blocks, is_embedding, layer_of
 from evaluators.merging.mergekit.document import Document, MergekitError, read_document
 from evaluators.merging.mergekit.layout import PerTensor, find_layout
 from evaluators.merging.mergekit.parameters import Parameters
-from evaluators.merging.mergekit.slots import Layers, Slot, cast
+from evaluators.merging.mergekit.slots import Layers, Slot, base_role, cast
 from evaluators.merging.mergekit.values import Scalar
 from evaluators.merging.methods import METHODS, Parameter
 from evaluators.merging.numbering import renumbered, stacked_names
@@ -122,8 +122,17 @@ class _Reader:
             stacks={o: s.layers for o, s in owners.items() if self._is_stack(o, s)},
             donor=self._cast.donor,
             tokenizer=self._document.tokenizer,
-            notes=(*self._document.notes, *dict.fromkeys(self._parameters.notes)),
+            notes=(
+                *self._document.notes,
+                *dict.fromkeys(self._parameters.notes),
+                *self._idle_filters(),
+            ),
         )
+
+    def _idle_filters(self) -> Iterator[str]:
+        for text in self._parameters.filters:
+            if not any(text in name for name in self._names):
+                yield f"the filter {text!r} is ignored, as by mergekit: no tensor's name has it"
 
     def _count(self, model: ModelRef) -> int:
         return Blocks(self._look(model).names, 1, ()).layers
@@ -140,13 +149,17 @@ class _Reader:
         return model is None or (owner == WHOLE and model != self._cast.donor)
 
     def _check_count(self) -> None:
+        """Two ends are all of a slerp: the base, where there is one, and one other model."""
         found = len(self._cast.experts)
-        if not self._method.takes(found):
-            beside = " beside the base" if self._cast.base is not None else ""
-            self._parameters.problems.append(
-                f"merge_method: found {found} models{beside}, allowed: {self._method.counts} with "
-                f"{self._document.method}"
-            )
+        ends = base_role(self._document) == "endpoint"
+        if self._method.takes(found) and not (ends and found > 1):
+            return
+        beside = " beside the base" if self._cast.base is not None else ""
+        allowed = "1" if ends else self._method.counts
+        self._parameters.problems.append(
+            f"merge_method: found {found} models{beside}, allowed: {allowed} with "
+            f"{self._document.method}"
+        )
 
     def _find_places(self) -> Iterator[tuple[int, int, float]]:
         """For every layer of the result: its slice, its number there, how far through it lies."""
