@@ -135,7 +135,7 @@ class _Merge:
                 raise SourceError(f"{ref}: is an adapter (LoRA); write model+{ref}")
             checkpoint = open_folder(ref, folder)
         except SourceError as error:
-            raise UserError(f"{self._config}: {error}") from None
+            raise MergekitError([str(error)]) from None
         return Outline(checkpoint.names, _stored_dtype(checkpoint))
 
     def _warnings(self) -> Iterator[str]:

@@ -212,6 +212,7 @@ def test_what_is_no_yaml(content: bytes, command_line: CommandLine) -> None:
         ),
         ("model: a,", "model: nowhere/at/all,", ["nowhere/at/all: no such folder"]),
         ("model: a,", "model: a+b,", ["is no adapter"]),
+        ("model: a, p", "model: no/a}\n  - {model: no/b, p", ["no/a: no s", "no/b: no such"]),
         ("weight: 0.5, density: 0.4", "weight: 1.0e+300", ["merged values are not finite"]),
     ],
 )

@@ -80,6 +80,13 @@ class Document:
     tokenizer: TokenizerSource
     notes: tuple[str, ...]
 
+    @property
+    def models(self) -> tuple[ModelRef, ...]:
+        """All that are named, once each."""
+        bases = (self.base, *(piece.base for piece in self.slices))
+        named = [source.model for piece in self.slices for source in piece.sources]
+        return tuple(dict.fromkeys([*(base for base in bases if base), *named]))
+
 
 def read_document(content: object) -> Document:
     """Read the content of a configuration file.

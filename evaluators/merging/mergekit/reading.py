@@ -58,7 +58,7 @@ def from_mergekit(content: object, look: Look, seed: int = 0) -> Reading:
 
     Args:
         content: of the YAML file.
-        look: model → its outline; called for every model that takes part.
+        look: model → its outline, or a `MergekitError`; called for every model that is named.
         seed: of the random masks, which mergekit's grammar leaves open.
 
     Raises:
@@ -67,13 +67,15 @@ def from_mergekit(content: object, look: Look, seed: int = 0) -> Reading:
     document = read_document(content)
     parameters = Parameters(document)
     outlines: dict[ModelRef, Outline] = {}
-
-    def outline(model: ModelRef) -> Outline:
-        if model not in outlines:
+    unknown: list[str] = []
+    for model in document.models:
+        try:
             outlines[model] = look(model)
-        return outlines[model]
-
-    reader = _Reader(document, parameters, outline)
+        except MergekitError as error:
+            unknown += error.problems
+    if unknown:
+        raise MergekitError(unknown)
+    reader = _Reader(document, parameters, outlines.__getitem__)
     reading = reader.reading(seed)
     if parameters.problems:
         raise MergekitError(parameters.problems)
