@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from evaluators.benchmarks.benchmark import Benchmark, Split
+from evaluators.benchmarks.benchmark import Benchmark, Goal, Split
 from evaluators.benchmarks.rows import DataError
 from evaluators.benchmarks.table import misfit, open_benchmark
 from evaluators.worker import Workbench
+from mmmo.complaints import shown
 from mmmo.config import CampaignConfig
 from mmmo.errors import Problems, StoreError
 from mmmo.fidelity import Fidelity, reserve
@@ -129,6 +130,9 @@ class Preflight:
                 benchmark = open_benchmark(spec.kind, spec.options)
             except DataError as error:
                 self.errors.append(f"benchmarks.{name}: {error}")
+                continue
+            if problems := [*_broken_rules(benchmark)]:
+                self.errors += [f"benchmarks.{name}: {problem}" for problem in problems]
                 continue
             search, held_out = benchmark.size("search"), benchmark.size("held_out")
             self.notes.append(f"benchmark {name}: {search} search items, {held_out} held out")
@@ -266,6 +270,18 @@ class Preflight:
                     f"constraints.{i}: found {str(constraint)!r}, allowed: {objective.name} "
                     f"{allowed} number, since {objective.name} is {objective.goal}d"
                 )
+
+
+def _broken_rules(benchmark: Benchmark) -> Iterator[str]:
+    """What a user's own class does that no benchmark may; classes of the table keep the rules."""
+    goal, goals = benchmark.metric.goal, get_args(Goal)
+    if goal not in goals:
+        yield f"metric.goal: found {shown(goal)}, allowed: {', '.join(goals)}"
+    for split in get_args(Split):
+        size = benchmark.size(split)
+        # The store writes an int as JSON, and no other integer.
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            yield f"size({split!r}): found {shown(size)}, allowed: an integer of 1 or more"
 
 
 def workbench(config: CampaignConfig, facts: Facts | None = None) -> Workbench:

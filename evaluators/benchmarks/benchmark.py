@@ -47,7 +47,7 @@ class Score:
 
     Attributes:
         value: in the metric's own units; finite.
-        standard_error: of `value`, in the same units; positive.
+        standard_error: of `value`, in the same units; 0 or more, never 0 from a kind of the table.
         n: number of items behind it.
         outcomes: one number per item, in the order of the scoring, float32.
         seconds: wall time of this scoring; what was known before took its own.
@@ -112,7 +112,8 @@ def score(
         known: outcomes of the items that the same model answered before.
 
     Raises:
-        BenchmarkError: there is no item, or an outcome or the value is not finite.
+        BenchmarkError: there is no item, an outcome or the value is not finite, or the standard
+            error is negative.
     """
     started = time.perf_counter()
     numbers = np.arange(benchmark.size(split))[items]
@@ -124,6 +125,9 @@ def score(
     value, standard_error = benchmark.summary(outcomes)
     if not (math.isfinite(value) and math.isfinite(standard_error)):
         raise BenchmarkError(f"{benchmark.metric.name} of {len(outcomes)} items is {value}")
+    if standard_error < 0:
+        found = f"{value} with the standard error {standard_error}, allowed: 0 or more"
+        raise BenchmarkError(f"{benchmark.metric.name} of {len(outcomes)} items is {found}")
     seconds = time.perf_counter() - started
     return Score(value, standard_error, len(outcomes), outcomes, split, seconds)
 

@@ -471,6 +471,25 @@ def test_a_benchmark_that_does_not_fit_the_model(world: Path, command_line: Comm
 
 
 @pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("goal: bigger", "metric.goal: found 'bigger', allowed: maximize, minimize"),
+        ("goal: [maximize]", "metric.goal: found ['maximize'], allowed: maximize, minimize"),
+        ("sizes: {search: 0}", "size('search'): found 0, allowed: an integer of 1 or more"),
+        ("sizes: {search: 4.0}", "size('search'): found 4.0, allowed: an integer of 1 or more"),
+        ("sizes: {search: true}", "size('search'): found True, allowed: an integer of 1 or more"),
+        ("sizes: {held_out: 0}", "size('held_out'): found 0, allowed: an integer of 1 or more"),
+        ("sizes: {held_out: -3}", "size('held_out'): found -3, allowed: an integer of 1 or more"),
+    ],
+)
+def test_an_own_benchmark_that_breaks_the_rules(
+    option: str, expected: str, world: Path, command_line: CommandLine
+) -> None:
+    edit(world, SUMS, f"sums: {{kind: 'plugins:Rules', data: x, options: {{{option}}}}}")
+    assert command_line.complaint("check", "campaign.yaml") == f"benchmarks.sums: {expected}"
+
+
+@pytest.mark.parametrize(
     ("kind", "options", "architecture", "fits"),
     [
         ("nll", {}, "GPT2LMHeadModel", True),

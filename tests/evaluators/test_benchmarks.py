@@ -386,6 +386,21 @@ def test_images_of_several_shapes(tmp_path):
         score(benchmark, model, "search", WHOLE)
 
 
+# -- a user's own ----------------------------------------------------------------------------------
+
+
+def own_score(summary):
+    benchmark = open_benchmark("plugins:Rules", {"summary": summary})
+    return score(benchmark, None, "search", WHOLE)
+
+
+def test_a_negative_standard_error_is_no_score():
+    message = r"^weight of 8 items is 0.5 with the standard error -0.1, allowed: 0 or more$"
+    with pytest.raises(BenchmarkError, match=message):
+        own_score((0.5, -0.1))
+    assert own_score((0.5, 0)).standard_error == 0
+
+
 # -- the table -------------------------------------------------------------------------------------
 
 
