@@ -112,8 +112,8 @@ def score(
         known: outcomes of the items that the same model answered before.
 
     Raises:
-        BenchmarkError: there is no item, an outcome or the value is not finite, or the standard
-            error is negative.
+        BenchmarkError: there is no item, an outcome or the value is not finite or no number, or
+            the standard error is negative.
     """
     started = time.perf_counter()
     numbers = np.arange(benchmark.size(split))[items]
@@ -122,7 +122,7 @@ def score(
         raise BenchmarkError(f"no item to score: there are {held}")
     new = _outcomes(benchmark, model, split, items, numbers) if len(numbers) else NOTHING
     outcomes = np.concatenate([known, new])
-    value, standard_error = benchmark.summary(outcomes)
+    value, standard_error = _summary(benchmark, outcomes)
     if not (math.isfinite(value) and math.isfinite(standard_error)):
         raise BenchmarkError(f"{benchmark.metric.name} of {len(outcomes)} items is {value}")
     if standard_error < 0:
@@ -148,3 +148,17 @@ def _outcomes(
         first = f"{split} item {numbers[wrong[0]]}"
         raise BenchmarkError(f"{first}: outcome {outcomes[wrong[0]]} ({len(wrong)} not finite)")
     return outcomes
+
+
+def _summary(benchmark: Benchmark, outcomes: Outcomes) -> tuple[float, float]:
+    """Value and standard error as Python's floats: the store takes no numbers of numpy's."""
+    found = benchmark.summary(outcomes)
+    try:
+        value, standard_error = found
+        return float(value), float(standard_error)
+    except (TypeError, ValueError, OverflowError):
+        shown = " ".join(repr(found).split())[:60]
+        raise BenchmarkError(
+            f"{benchmark.metric.name} of {len(outcomes)} items is {shown}, allowed: two numbers, "
+            "the value and its standard error"
+        ) from None

@@ -401,6 +401,20 @@ def test_a_negative_standard_error_is_no_score():
     assert own_score((0.5, 0)).standard_error == 0
 
 
+def test_numbers_of_numpy_become_floats():
+    found = own_score((np.float32(0.5), np.array([0.25], dtype=np.float32)[0]))
+    assert (type(found.value), type(found.standard_error)) == (float, float)
+    assert (found.value, found.standard_error) == (0.5, 0.25)
+
+
+@pytest.mark.parametrize(
+    "summary", [None, 0.5, (0.5,), (0.5, 0.1, 8), (0.5, None), ("half", 0.1), (10**400, 0.1)]
+)
+def test_what_is_no_number_is_no_score(summary):
+    with pytest.raises(BenchmarkError, match=r"^weight of 8 items is .*, allowed: two numbers"):
+        own_score(summary)
+
+
 # -- the table -------------------------------------------------------------------------------------
 
 
