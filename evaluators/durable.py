@@ -14,7 +14,7 @@ import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import EEXIST, ENOTEMPTY
+from errno import EEXIST, EISDIR, ENOTEMPTY
 from pathlib import Path
 
 
@@ -51,8 +51,9 @@ def write_whole(target: Path, text: str) -> None:
     """Write a text file, replacing the one that is there.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written, or what is there is no file to replace.
     """
+    _refuse_irregular(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(target)
     try:
@@ -81,6 +82,15 @@ def _rename(partial: Path, target: Path) -> None:
         if error.errno not in (ENOTEMPTY, EEXIST):
             raise
         raise FileExistsError(EEXIST, "it exists already", str(target)) from None
+
+
+def _refuse_irregular(target: Path) -> None:
+    """Root may replace a folder's entry even if it is a device, which would be gone."""
+    if target.is_dir():
+        raise IsADirectoryError(EISDIR, os.strerror(EISDIR), str(target))
+    if target.exists() and not target.is_file():
+        found = "found a device, pipe or socket, allowed: a regular file, or a new one"
+        raise FileExistsError(EEXIST, found, str(target))
 
 
 def _partial(target: Path) -> Path:

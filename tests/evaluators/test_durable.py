@@ -121,6 +121,25 @@ def test_a_file_over_a_folder_fails_and_leaves_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["file"]
 
 
+@pytest.mark.parametrize("name", ["pipe", "link"])
+def test_a_file_over_what_is_no_regular_file_fails_and_leaves_it(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    with pytest.raises(OSError, match="found a device, pipe or socket, allowed: a regular file"):
+        write_whole(tmp_path / name, "text")
+    assert (tmp_path / name).is_fifo()
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe"]
+
+
+@pytest.mark.parametrize("name", ["/", ".", ".."])
+def test_a_file_over_a_folder_without_a_name_of_its_own_fails(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(IsADirectoryError):
+        write_whole(Path(name), "text")
+
+
 def test_what_another_machine_writes_is_left_alone(tmp_path: Path) -> None:
     """Its process may live, whatever has its number here."""
     dead = subprocess.Popen([sys.executable, "-c", ""])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -206,6 +207,16 @@ def test_a_path_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/index\.html: cannot be written"):
         write_report(Scribe(tmp_path).history(), tmp_path / "file" / "index.html")
+
+
+def test_what_is_no_file_is_not_replaced_by_the_report(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    history = Scribe(tmp_path).history()
+    with pytest.raises(UserError, match=r"pipe: cannot be written: found a device, pipe or socket"):
+        write_report(history, tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
+    with pytest.raises(UserError, match=r"^/: cannot be written: Is a directory$"):
+        write_report(history, Path("/"))
 
 
 def test_a_campaign_that_never_started_is_one_line(tmp_path: Path) -> None:
