@@ -118,7 +118,7 @@ class Campaign:
             # Workers import and load while this process imports Ax: construct the pool first.
             self._pool = self._open_workers(stack)
             self._optimizer = open_optimizer(
-                self._config, self._space, self._history.objectives, merges, self._allocation
+                self._config, self._space, self._history.facts, merges, self._allocation
             )
             stack.enter_context(self._interrupts)
             self._loop()

@@ -81,8 +81,12 @@ class Fidelity:
     def reserve_seconds(self, trials: Iterable[Trial], front: Iterable[Trial]) -> float:
         """Time that confirming the front will take at the pace so far, at most `MOST` of all."""
         pool, hours = self.config.pool, self.config.budget.hours or 0.0
-        merge_s, scoring_s = seconds_per_part(trials)
-        each = [merge_s + scoring_s * (1 - t.share) for t in front if t.share < 1 and not t.stuck]
+        merge_s, item_s = seconds_per_part(trials)
+        each = [
+            merge_s + sum((self.sizes[b] - m.n) * item_s.get(b, 0.0) for b, m in t.scores.items())
+            for t in front
+            if t.share < 1 and not t.stuck
+        ]
         wanted = sum(sorted(each, reverse=True)[: self.config.search.items.confirm])
         return min(wanted / pool.workers, hours * 3600 * MOST)
 
@@ -106,24 +110,33 @@ def reserve(missing: Sequence[int], confirm: int, budget: int) -> int:
     return min(sum(sorted(missing, reverse=True)[:confirm]), int(budget * MOST))
 
 
-def seconds_per_part(trials: Iterable[Trial]) -> tuple[float, float]:
-    """Mean seconds of a merge, and of scoring one on all items, as far as there were any."""
+def seconds_per_part(trials: Iterable[Trial]) -> tuple[float, dict[str, float]]:
+    """Mean seconds of a merge, and of scoring an item of each benchmark, as far as there were any.
+
+    Items are counted, not shares: `FEWEST` are more than a small share of them.
+    """
     evaluated = [t for t in trials if t.merges]
-    merges, shares = sum(t.merges for t in evaluated), sum(t.share for t in evaluated)
+    merges = sum(t.merges for t in evaluated)
     merging = sum(t.timings.get("merge_s", 0.0) for t in evaluated)
-    if not evaluated:
-        return 0.0, 0.0
-    return merging / merges, (sum(t.seconds for t in evaluated) - merging) / shares
+    scored = {name for t in evaluated for name in t.scores}
+    items = {name: sum(t.scores[name].n for t in evaluated) for name in scored}
+    seconds = {name: sum(t.timings.get(f"{name}_s", 0.0) for t in evaluated) for name in scored}
+    return merging / max(merges, 1), {name: seconds[name] / items[name] for name in scored}
 
 
-def merge_cost(trials: Iterable[Trial]) -> float:
+def merge_cost(trials: Iterable[Trial], sizes: Mapping[str, int]) -> float:
     """What a merge costs, where scoring it on all items costs 1; 0 before anything is known.
 
     It comes from the clock, which no two runs of a campaign agree on, so it is rounded to a power
     of two: they then decide alike unless they differ much. What one run has recorded decides the
     same when it is resumed.
+
+    Args:
+        trials: that were merged and scored.
+        sizes: benchmark → number of search items.
     """
-    merge_s, scoring_s = seconds_per_part(trials)
+    merge_s, item_s = seconds_per_part(trials)
+    scoring_s = sum(n * item_s.get(name, 0.0) for name, n in sizes.items())
     return 2.0 ** round(math.log2(merge_s / scoring_s)) if merge_s and scoring_s else 0.0
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ def observations(  # noqa: PLR0913
     anchors: Sequence[Sequence[float]],
     importance: Tensor | None = None,
     item_covariance: bool = False,
+    sizes: Mapping[str, int] = MappingProxyType({}),
 ) -> Observations:
     """Everything the acquisition needs, maximised, on one scale: an objective that is minimised
     changes its sign, and with it its reference point and its constraints.
@@ -61,7 +63,7 @@ def observations(  # noqa: PLR0913
         share=shares if (shares < 1).any() else None,
         growing=tuple(row for row, t in enumerate(scored) if t.growth is not None),
         importance=importance,
-        merge_cost=merge_cost(scored),
+        merge_cost=merge_cost(scored, sizes),
         Ycov=item_covariances(measured) if share_errors else None,
     )
 

@@ -13,6 +13,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from ax.api.client import Client
@@ -118,20 +119,23 @@ class Optimizer:
     Args:
         delta_l1: the exact mean |delta| per parameter of points `... x d`, if it is known.
         allocation: divides orders among both; what `search.items` says if None.
+        sizes: benchmark → number of search items; without, a merge is taken to cost nothing.
 
     Raises:
         UserError: `search.strategy` or `search.options` name something that does not exist.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         config: CampaignConfig,
         space: SearchSpace,
         objectives: Sequence[Objective],
         delta_l1: KnownObjective | None = None,
         allocation: Allocation | None = None,
+        sizes: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self._config, self._space, self._objectives = config, space, tuple(objectives)
+        self._sizes = sizes
         self._known = [_signed(o, delta_l1) for o in objectives]
         self._anchors = list(anchors(space).values())
         self._importance = _importance(config, space, delta_l1)
@@ -171,6 +175,7 @@ class Optimizer:
             self._anchors,
             self._importance,
             wants_item_covariance(self._strategy),
+            self._sizes,
         )
 
     def _draw(self, rows: Sequence[Sequence[float]], first: int) -> list[tuple[float, ...]]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mmmo.config import CampaignConfig
 from mmmo.delta_l1 import known_delta_l1
-from mmmo.records import Objective
 from mmmo.space import SearchSpace
 from mmmo.strategies import wants_importance
 from mmmo.terminal import tell
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
     from evaluators.merging.tables import Tables
     from evaluators.sources import Sources
     from mmmo.optimizer import Optimizer
+    from mmmo.preflight import Facts
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def prepare_merges(config: CampaignConfig, space: SearchSpace) -> Merges:
 def open_optimizer(
     config: CampaignConfig,
     space: SearchSpace,
-    objectives: Sequence[Objective],
+    facts: Facts,
     merges: Merges,
     allocation: Allocation | None,
 ) -> Optimizer:
@@ -56,9 +55,11 @@ def open_optimizer(
     from mmmo.optimizer import Optimizer
 
     logging.disable(logging.NOTSET)
+    objectives = facts.objectives
     asked = wants_importance(config.search) or any(o.measure == "delta_l1" for o in objectives)
     known = _delta_l1(config, space, merges) if asked else None
-    return Optimizer(config, space, objectives, known, allocation)
+    sizes = {name: n["search"] for name, n in facts.items.items()}
+    return Optimizer(config, space, objectives, known, allocation, sizes)
 
 
 def _delta_l1(config: CampaignConfig, space: SearchSpace, merges: Merges) -> KnownObjective | None:

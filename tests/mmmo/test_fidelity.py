@@ -99,10 +99,13 @@ def test_promotions_that_the_rest_does_not_pay_are_left_out() -> None:
 
 def test_time_to_confirm_at_the_pace_so_far() -> None:
     seconds = {"load_s": 9.0, "merge_s": 1.0, "sums_s": 1.5, "python_s": 0.5}
-    seen = [trial(0, 4, 3, share=0.1, timings=seconds)]  # 2 s for a tenth: 20 s for all
+    # 1.5 s for 4 of 40 sums, 0.5 s for 2 of 25 programs: 13.5 s and 5.75 s for the others.
+    seen = [trial(0, 4, 2, share=0.1, timings=seconds)]
     one_hour = fidelity(budget={"hours": 1})
-    assert one_hour.reserve_seconds(seen, seen) == pytest.approx(1 + 18)
-    assert one_hour.reserve_seconds(seen, seen * 4) == pytest.approx(3 * (1 + 18))
+    assert one_hour.reserve_seconds(seen, seen) == pytest.approx(1 + 19.25)
+    assert one_hour.reserve_seconds(seen, seen * 4) == pytest.approx(3 * (1 + 19.25))
+    tiny = [trial(0, 4, 2, share=1e-320, timings=seconds)]  # however small the share that was asked
+    assert one_hour.reserve_seconds(tiny, tiny) == pytest.approx(1 + 19.25)
     assert one_hour.reserve_seconds(seen, []) == 0
     assert one_hour.reserve_seconds([], []) == 0
     full = trial(1, 40, 25, share=1.0, timings=seconds)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +73,18 @@ def written(tmp_path: Path) -> Grower:
     return grower
 
 
-def seen(history: History) -> Any:
+def seen(history: History, sizes: Mapping[str, int] | None = None) -> Any:
     trials = [history.trials[n] for n in sorted(history.trials)]
     space = SearchSpace(history.config)
-    return observations(trials, history.objectives, history.config, space, (None,) * 3, [])
+    return observations(
+        trials,
+        history.objectives,
+        history.config,
+        space,
+        (None,) * 3,
+        [],
+        sizes=sizes or {},
+    )
 
 
 def test_a_promoted_trial_keeps_its_scores_until_it_is_grown(written: Grower) -> None:
@@ -146,13 +156,23 @@ def test_observations_know_shares_and_who_is_growing(written: Grower) -> None:
 
 
 def test_what_a_merge_costs(written: Grower) -> None:
+    sizes = {"sums": 40, "python": 40}
     # Merges took 1 s; a quarter of the items 1 s, so all of them 4 s.
-    assert merge_cost(written.history().completed) == 0.25
+    assert merge_cost(written.history().completed, sizes) == 0.25
+    assert seen(written.history(), sizes).merge_cost == 0.25
     written.promote(0, 1.0)
     written.grow(0, 40, 30, 30, 1.0)
     # Now (1 + 3 + 1) / 3 s per merge, and (2 + 1) / (1 + 0.25) s: 0.69, nearest 2^-1.
-    assert merge_cost(written.history().completed) == 0.5
-    assert merge_cost([]) == 0.0
+    assert merge_cost(written.history().completed, sizes) == 0.5
+    assert merge_cost([], sizes) == 0.0
+
+
+def test_a_merge_costs_what_the_scored_items_say_however_small_their_share(
+    written: Grower,
+) -> None:
+    trials = [replace(t, share=1e-320) for t in written.history().completed]
+    assert merge_cost(trials, {"sums": 40, "python": 40}) == 0.25
+    assert merge_cost(trials, {"sums": 40, "python": 360}) == 0.0625  # 1 s to 2 s and 18 s
 
 
 def test_a_trial_of_before_there_were_shares_answered_all(tmp_path: Path) -> None:
