@@ -45,6 +45,11 @@ DEFAULT_STORE = "sqlite:///runs/mmmo.db"
 MAY_CHANGE = ("budget", "pool", "store")
 """Sections that decide no result: they may change from session to session."""
 
+LARGEST = 1e15
+"""Size of a reference value at most: a hypervolume multiplies the distances to the reference in all
+objectives, and must be a finite number with twenty of them.
+"""
+
 Measure = Literal["delta_l1"]
 """Objectives that are facts of the merge and need no benchmark."""
 
@@ -129,7 +134,7 @@ class ObjectiveConfig(Strict):
 
     benchmark: str | None = None
     measure: Measure | None = None
-    reference: float | None = None
+    reference: float | None = Field(None, ge=-LARGEST, le=LARGEST)
     """Worst value that still counts in the hypervolume, in the objective's own units."""
 
     @model_validator(mode="after")

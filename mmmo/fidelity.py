@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from mmmo.config import CampaignConfig
@@ -16,7 +17,7 @@ from mmmo.records import Trial
 if TYPE_CHECKING:
     from mmmo.optimizer import PromotedTrial
 
-MOST = 2 / 3
+MOST = Fraction(2, 3)  # exact, however many items there are
 """Share of a budget that is kept for confirming the front, at most: what has not been found cannot
 be confirmed."""
 

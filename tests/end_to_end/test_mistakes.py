@@ -114,6 +114,8 @@ VALUES = [
     ("trials: 2", "hours: -1", "budget.hours: found -1, allowed: greater than 0"),
     ("budget: {trials: 2}", "budget:", "budget: found None, allowed: keys with values"),
     ("{benchmark: sums}", "{benchmark: sums, reference: nan}", "found 'nan', allowed: a number"),
+    ("{benchmark: sums}", "{benchmark: sums, reference: -1e308}", "maths.reference: found -1e+308"),
+    ("{benchmark: sums}", "{benchmark: sums, reference: 2e15}", "found 2e+15, allowed: less than"),
     ("initial: 2", "initial: 0", "search.initial: found 0"),
     ("workers: 1", "workers: 2", "pool: found 2 workers, allowed: 1 with the inline executor"),
     ("executor: inline", "executor: ray", "pool.executor: found 'ray', allowed: 'inline' or 'proc"),

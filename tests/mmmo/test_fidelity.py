@@ -65,6 +65,7 @@ def test_the_reserve_is_what_the_front_lacks_but_at_most_two_thirds() -> None:
     assert fidelity(budget={"items": 1000}).reserve(front[1:]) == 58 + 32
     assert fidelity(budget={"items": 201}).reserve(front) == 134
     assert fidelity(budget={"items": 1000}).reserve([]) == 0
+    assert fidelity(budget={"items": 10**400}).reserve(front) == 58 + 58 + 32
     growing = trial(4, 4, 3, share=0.1, growth=Growth(0.5))  # to 20 + 13, which are ordered
     stuck = trial(5, 4, 3, share=0.1, growth=Growth(0.5, "failed"))
     assert fidelity(budget={"items": 1000}).reserve([growing, stuck]) == 65 - 33

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from evaluators.recipe import MergeRecipe, ModelRef
+from mmmo.config import LARGEST
 from mmmo.errors import UserError
 from mmmo.pareto import ParetoSet, hypervolume, non_dominated, reference_point
 from mmmo.records import Measurement, Objective, Trial
@@ -64,6 +65,10 @@ def test_hypervolume_of_two_boxes() -> None:
     assert hypervolume(np.array([[2.0, 1.0], [1.0, 2.0]]), np.zeros(2)) == pytest.approx(3.0)
     assert hypervolume(np.array([[-1.0, 5.0]]), np.zeros(2)) == 0.0
     assert hypervolume(np.zeros((0, 2)), np.zeros(2)) == 0.0
+
+
+def test_hypervolume_of_twenty_objectives_is_finite_with_the_largest_references() -> None:
+    assert np.isfinite(hypervolume(np.zeros((1, 20)), np.full(20, -LARGEST)))
 
 
 def test_reference_point_is_a_tenth_below_the_front_or_what_is_given() -> None:
