@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -28,7 +29,7 @@ from evaluators.benchmarks.data import DataOptions
 from evaluators.merging.methods import METHODS, Method
 from evaluators.recipe import DType, ModelRef, TokenizerSource
 from evaluators.worker import BenchmarkSpec
-from mmmo.complaints import complaints
+from mmmo.complaints import complaints, shown
 from mmmo.constraints import Constraint, read_constraint
 from mmmo.crosschecks import cross_checks, option_problems
 from mmmo.errors import Problems, UserError
@@ -115,13 +116,28 @@ class MergeConfig(Strict):
         return {str(name): METHODS[str(name)] for name in names}
 
 
+def _storable(options: dict[str, Any]) -> dict[str, Any]:
+    """Take only what JSON can hold: the options are hashed, stored and read back."""
+
+    def refuse(value: object) -> None:
+        allowed = "text, numbers, true, false, null, and lists and keys with these"
+        raise ValueError(f"found {shown(value)}, allowed: {allowed}")
+
+    json.dumps(options, default=refuse)
+    return options
+
+
+Options = Annotated[dict[str, Any], AfterValidator(_storable)]
+"""What a kind of benchmark or a strategy checks itself."""
+
+
 class BenchmarkConfig(DataOptions):
     """One benchmark. Keys that only some kinds have stand under `options`."""
 
     model_config = ConfigDict(strict=True)
 
     kind: str = Field(min_length=1)
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: Options = Field(default_factory=dict)
 
     def spec(self) -> BenchmarkSpec:
         """As a worker opens it."""
@@ -174,7 +190,7 @@ class SearchConfig(Strict):
     busy; else refill a worker as it gets free.
     """
     items: ItemsConfig = ItemsConfig()
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: Options = Field(default_factory=dict)
 
     @model_serializer(mode="wrap")
     def _without_whole_items(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:

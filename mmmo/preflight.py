@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from evaluators.benchmarks.benchmark import Benchmark, Goal, Split
 from evaluators.benchmarks.rows import DataError
-from evaluators.benchmarks.table import misfit, open_benchmark
+from evaluators.benchmarks.table import misfit, open_benchmark, summed_up
 from evaluators.worker import Workbench
 from mmmo.complaints import shown
 from mmmo.config import CampaignConfig
@@ -128,10 +128,12 @@ class Preflight:
             spec = config.spec()
             try:
                 benchmark = open_benchmark(spec.kind, spec.options)
+                problems = [*_broken_rules(benchmark)]
             except DataError as error:
-                self.errors.append(f"benchmarks.{name}: {error}")
-                continue
-            if problems := [*_broken_rules(benchmark)]:
+                problems = [str(error)]
+            except Exception as error:  # a user's own class may raise anything
+                problems = [f"{spec.kind!r} cannot be opened: {summed_up(error)}"]
+            if problems:
                 self.errors += [f"benchmarks.{name}: {problem}" for problem in problems]
                 continue
             search, held_out = benchmark.size("search"), benchmark.size("held_out")

@@ -52,8 +52,11 @@ class Rules(First):
         goal: Any = "maximize"
         sizes: dict[Split, Any] = {}
         summary: Any = (0.5, 0.1)
+        error: str | None = None
 
     def __init__(self, options: Options) -> None:
+        if options.error is not None:
+            raise RuntimeError(options.error)
         self.told = options
         self.metric = Metric("weight", options.goal)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -115,7 +116,7 @@ def _parquet_rows(path: Path) -> Iterator[Located]:
 def _hub_rows(name: str, subset: str | None, split: str) -> Iterator[Located]:
     import datasets
 
-    if Path(name).is_file():
+    if os.path.isfile(name):  # unlike pathlib's, it takes any text
         raise DataError(f"{name}: found another kind of file, allowed: {', '.join(SUFFIXES)}")
     try:
         rows = datasets.load_dataset(name, subset, split=split)

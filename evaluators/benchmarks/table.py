@@ -45,11 +45,15 @@ def options_of(kind: str) -> type[BaseModel]:
     """Find the options model of a kind of the table, or of a dotted path `module:Class`.
 
     Raises:
-        LookupError: there is no such kind, or no such class, or it has no `Options`.
+        LookupError: there is no such kind, or no such class, or it has no `Options`, or what has
+            them is no class.
     """
-    options = getattr(_class_of(kind), "Options", None)
+    found = _class_of(kind)
+    options = getattr(found, "Options", None)
     if not (isinstance(options, type) and issubclass(options, BaseModel)):
         raise LookupError(f"{kind!r} has no pydantic model `Options`")
+    if not isinstance(found, type):
+        raise LookupError(f"found {kind!r}, a {type(found).__name__}, allowed: module:Class")
     return options
 
 
@@ -59,11 +63,17 @@ def open_benchmark(kind: str, options: Mapping[str, Any]) -> Benchmark:
     Raises:
         LookupError: there is no such kind.
         pydantic.ValidationError: an option is unknown or out of its range.
-        DataError: the data cannot be used.
+        DataError: the data cannot be used. A user's own class may raise anything.
     """
     checked = options_of(kind).model_validate(dict(options))
     benchmark: Benchmark = _class_of(kind)(checked)
     return benchmark
+
+
+def summed_up(error: Exception) -> str:
+    """What a user's own code raised, in one line: its type, and the first line of what it says."""
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
 
 
 def _class_of(kind: str) -> Any:
@@ -75,5 +85,5 @@ def _class_of(kind: str) -> Any:
         raise LookupError(f"found {kind!r}, allowed: {known}, or module:Class{hint}")
     try:
         return resolve_name(path)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise LookupError(f"{kind!r} cannot be imported: {error}") from error
+    except Exception as error:  # a user's module may raise anything
+        raise LookupError(f"{kind!r} cannot be imported: {summed_up(error)}") from error

@@ -115,7 +115,11 @@ VALUES = [
     ("budget: {trials: 2}", "budget:", "budget: found None, allowed: keys with values"),
     ("{benchmark: sums}", "{benchmark: sums, reference: nan}", "found 'nan', allowed: a number"),
     ("{benchmark: sums}", "{benchmark: sums, reference: -1e308}", "maths.reference: found -1e+308"),
-    ("{benchmark: sums}", "{benchmark: sums, reference: 2e15}", "found 2e+15, allowed: less than"),
+    (
+        "{benchmark: sums}",
+        "{benchmark: sums, reference: 2e15}",
+        "found 2000000000000000.0, allowed: less",
+    ),
     ("initial: 2", "initial: 0", "search.initial: found 0"),
     ("workers: 1", "workers: 2", "pool: found 2 workers, allowed: 1 with the inline executor"),
     ("executor: inline", "executor: ray", "pool.executor: found 'ray', allowed: 'inline' or 'proc"),
@@ -171,6 +175,18 @@ MERGE = [
 SCORES_AND_SEARCH = [
     ("kind: nll", "kind: no_such:Thing", "benchmarks.python.kind: 'no_such:Thing' cannot be impor"),
     ("kind: nll", "kind: os:path", "benchmarks.python.kind: 'os:path' has no pydantic model"),
+    ("data: sums.jsonl", f"data: {'x' * 300}", "benchmarks.sums: xxx"),
+    (
+        "{max_new_tokens: 2}",
+        "{max_new_tokens: 2, stop: [{a: !!binary gIE=}]}",
+        r"sums.options: found b'\x80\x81', allowed: text, numbers, true, false, null, and lists",
+    ),
+    (
+        "strategy: sobol",
+        "options: {preset: !!set {a}}",
+        "search.options: found {'a'}, allowed: text",
+    ),
+    ("{max_new_tokens: 2}", "&a {stop: *a}", "benchmarks.sums.options: Circular reference"),
     ("max_new_tokens: 2", "max_new_tokens: 0", "sums.options.max_new_tokens: found 0, allowed"),
     ("max_new_tokens: 2", "extract: '('", "sums.options.extract: not a regular expression"),
     ("max_new_tokens: 2", "limit: 3", "sums.options.limit: allowed: only as benchmarks.sums.limit"),
@@ -473,6 +489,26 @@ def test_a_benchmark_that_does_not_fit_the_model(world: Path, command_line: Comm
 
 
 @pytest.mark.parametrize(
+    ("code", "kind", "expected"),
+    [
+        (
+            "import pydantic\nclass Options(pydantic.BaseModel): data: str\n",
+            "options_only:",
+            "found 'options_only:', a module, allowed: module:Class",
+        ),
+        ("f(", "half_written:Own", "'half_written:Own' cannot be imported: SyntaxError: "),
+    ],
+)
+def test_an_own_module_that_holds_no_benchmark(
+    code: str, kind: str, expected: str, world: Path, command_line: CommandLine
+) -> None:
+    (world / f"{kind.partition(':')[0]}.py").write_text(code)
+    edit(world, SUMS, f"sums: {{kind: '{kind}', data: x}}")
+    line = command_line.complaint("check", "campaign.yaml")
+    assert line.startswith(f"benchmarks.sums.kind: {expected}")
+
+
+@pytest.mark.parametrize(
     ("option", "expected"),
     [
         ("goal: bigger", "metric.goal: found 'bigger', allowed: maximize, minimize"),
@@ -482,6 +518,8 @@ def test_a_benchmark_that_does_not_fit_the_model(world: Path, command_line: Comm
         ("sizes: {search: true}", "size('search'): found True, allowed: an integer of 1 or more"),
         ("sizes: {held_out: 0}", "size('held_out'): found 0, allowed: an integer of 1 or more"),
         ("sizes: {held_out: -3}", "size('held_out'): found -3, allowed: an integer of 1 or more"),
+        (r'error: "no\nluck"', "'plugins:Rules' cannot be opened: RuntimeError: no"),
+        ("error: ''", "'plugins:Rules' cannot be opened: RuntimeError"),
     ],
 )
 def test_an_own_benchmark_that_breaks_the_rules(
