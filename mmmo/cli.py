@@ -60,10 +60,13 @@ def init(
 def check(file: File) -> None:
     """Validate a campaign file and look at all it names, without running anything."""
     from mmmo.config import load
+    from mmmo.creation import refuse_taken_folder
     from mmmo.preflight import Preflight
 
-    preflight = Preflight(load(file))
+    config = load(file)
+    preflight = Preflight(config)
     facts = preflight.facts
+    refuse_taken_folder(_store(None, config), RUNS / config.name)
     for note in preflight.notes:
         print(note)
     _warn(preflight.warnings)
@@ -74,10 +77,11 @@ def check(file: File) -> None:
 def launch(file: File, store: StoreUrl = None) -> None:
     """Run a campaign; an unfinished one of the same file is resumed."""
     from mmmo.config import load
-    from mmmo.creation import create
+    from mmmo.creation import create, refuse_taken_folder
 
     config = load(file)
     opened = _store(store, config)
+    refuse_taken_folder(opened, RUNS / config.name)
     preflight = create(opened, config)
     if preflight is not None:
         _warn(preflight.warnings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from pathlib import Path
 
 from mmmo.config import MAY_CHANGE, CampaignConfig
 from mmmo.errors import UserError
@@ -31,6 +32,20 @@ def create(store: Store, config: CampaignConfig) -> Preflight | None:
     with store.acquire(config.name) as lease:
         store.append(lease, None, "created", facts.document())
     return preflight
+
+
+def refuse_taken_folder(store: Store, folder: Path) -> None:
+    """Look, before a campaign is recorded, whether the folder of its logs can be one.
+
+    Raises:
+        UserError: a file has its name, or the store will.
+    """
+    is_store = folder.resolve() in [file.resolve() for file in store.files]
+    if is_store or (folder.exists() and not folder.is_dir()):
+        found = "the store's own file" if is_store else "a file"
+        raise UserError(
+            f"name: found {folder.name!r}, but {folder} is {found}, allowed: any other name"
+        )
 
 
 def _refuse_if_changed(store: Store, config: CampaignConfig) -> None:

@@ -120,6 +120,13 @@ class Database:
         """Whether there is no SQLite file yet, so that reading need not create one."""
         return self._is_sqlite and not Path(str(self.url.database)).exists()
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file of an SQLite database, and those that SQLite keeps beside it."""
+        if not self._is_sqlite:
+            return ()
+        return tuple(Path(f"{self.url.database}{end}") for end in ("", "-wal", "-shm", "-journal"))
+
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Open a transaction that sees one state and locks nobody out."""

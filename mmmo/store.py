@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
@@ -78,6 +79,11 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self._database = Database(url)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What it keeps on this machine's disk, there already or not; nothing on a server."""
+        return self._database.files
 
     def close(self) -> None:
         """Close every connection."""

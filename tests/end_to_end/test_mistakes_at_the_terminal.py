@@ -166,6 +166,27 @@ def test_no_folder_for_logs(world: Path, command_line: CommandLine) -> None:
     assert err.splitlines()[-1] == expected
 
 
+@pytest.mark.parametrize("verb", ["check", "launch"])
+@pytest.mark.parametrize("name", ["mmmo.db", "mmmo.db-wal"])
+def test_a_campaign_named_like_the_store(
+    verb: str, name: str, world: Path, command_line: CommandLine
+) -> None:
+    file = Path("campaign.yaml")
+    file.write_text(file.read_text().replace("name: example", f"name: {name}"))
+    line = command_line.complaint(verb, "campaign.yaml")
+    expected = f"name: found '{name}', but runs/{name} is the store's own file, allowed: any other"
+    assert line.startswith(expected)
+    assert not Path("runs").exists()
+
+
+def test_a_campaign_named_like_a_file(world: Path, command_line: CommandLine) -> None:
+    Path("runs").mkdir()
+    Path("runs/example").write_text("is no folder")
+    line = command_line.complaint("launch", "campaign.yaml")
+    assert line == "name: found 'example', but runs/example is a file, allowed: any other name"
+    assert os.listdir("runs") == ["example"]
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_that_went_away_is_no_mistake(tmp_path: Path, unbuffered: str) -> None:
     reader, writer = os.pipe()
