@@ -108,9 +108,10 @@ class ParetoSet:
             if not (np.isfinite(weight) and weight >= 0):
                 raise UserError(f"--prefer: {name}={weight}: a weight is a number of 0 or more")
         weights = np.array([preference.get(name, 0.0) for name in names])
-        if not weights.sum() > 0:
+        if not weights.max() > 0:
             raise UserError("--prefer: at least one weight must be above 0")
-        weights = weights / weights.sum()
+        # Not by their sum, which is infinite if they are huge.
+        weights = weights / weights.max()
 
         def loss(trial: Trial) -> float:
             distance = weights * (1 - self._scaled(trial))

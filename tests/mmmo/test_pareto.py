@@ -103,6 +103,13 @@ def test_preference_moves_along_the_front_even_where_it_is_concave() -> None:
     assert view.choose({"maths": 0.5, "code": 0.5}).number == 1
 
 
+@pytest.mark.parametrize("size", [1e308, 1.0, 1e-320])
+def test_preference_is_a_matter_of_proportions(size: float) -> None:
+    view = pareto([(0.0, 1.0), (1.0, 3.0), (0.4, 1.2)])
+    assert view.choose({"maths": size, "code": size}).number == 2
+    assert view.choose({"maths": size, "code": size / 10}).number == 1
+
+
 @pytest.mark.parametrize(
     ("preference", "message"),
     [
