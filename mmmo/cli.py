@@ -7,11 +7,19 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from mmmo.errors import EXIT_DONE, EXIT_INTERRUPTED, Fault, MmmoError, UserError, unwritable
+from mmmo.errors import (
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    Fault,
+    Interrupted,
+    MmmoError,
+    UserError,
+    unwritable,
+)
 from mmmo.terminal import OutputLost, secure_streams, tell
 
 if TYPE_CHECKING:
@@ -279,9 +287,8 @@ def _run(store: Store, config: CampaignConfig, facts: Facts | None = None) -> No
         raise Fault(f"no trial of {config.name!r} completed", f"see mmmo trials {config.name}")
 
 
-def _interrupted(name: str, what: str) -> None:
-    tell(f"interrupted; {what}, the state is safe: mmmo resume {name}")
-    raise typer.Exit(EXIT_INTERRUPTED)
+def _interrupted(name: str, what: str) -> NoReturn:
+    raise Interrupted(f"interrupted; {what}, the state is safe: mmmo resume {name}")
 
 
 def _print_json(document: Any) -> None:
@@ -313,6 +320,8 @@ def _run_verb() -> int:
     """Run what the arguments ask for; the answer is the exit code."""
     try:
         code = app(prog_name="mmmo", standalone_mode=False)
+        if code == EXIT_INTERRUPTED:  # typer makes a code of it, and says nothing
+            raise KeyboardInterrupt
     except MmmoError as error:
         return _complain(error)
     except typer.TyperException as error:  # an argument that no verb takes

@@ -3,7 +3,8 @@
     MmmoError ── Fault          1  something broke that is not the user's doing; state is safe
               ├─ UserError      2  a mistake in a file, an argument or a source
               │   └─ StoreError    the store cannot be opened, read or written
-              └─ AlreadyRunning 3  another live process writes this campaign
+              ├─ AlreadyRunning 3  another live process writes this campaign
+              └─ Interrupted  130  Ctrl-C was pressed; state is safe
 
 A `UserError` may carry several problems; each is one line.
 """
@@ -77,3 +78,9 @@ class AlreadyRunning(MmmoError):
     """Another live process writes this campaign."""
 
     exit_code = 3
+
+
+class Interrupted(MmmoError):
+    """Ctrl-C was pressed, and the campaign's state is safe."""
+
+    exit_code = EXIT_INTERRUPTED
