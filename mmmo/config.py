@@ -172,7 +172,7 @@ class ItemsConfig(Strict):
         confirm: so many trials, the most valuable ones, answer all items before the end.
     """
 
-    start: float = Field(1.0, gt=0, le=1)
+    start: float = Field(1.0, ge=0.001, le=1)
     promote: Literal["never", "halving", "gain"] = "never"
     order: Literal["shared", "own"] = "shared"
     confirm: int = Field(30, ge=0)

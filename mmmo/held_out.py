@@ -142,7 +142,7 @@ def _evaluate(
 ) -> Iterator[tuple[str, EvaluationResult]]:
     """Answer each key once, as soon as its result is there; what may pass is tried again."""
     pool, keys = history.config.pool, list(waiting)
-    items = {name: slice(0, n[HELD_OUT]) for name, n in history.facts.items.items() if n[HELD_OUT]}
+    items = {name: slice(0, n[HELD_OUT]) for name, n in history.facts.items.items()}
     left = dict.fromkeys(keys, pool.retries)
     count, limit_s = min(pool.workers, len(keys)), trial_timeout_s(history)
     with open_workers(history.config, history.facts, count, limit_s, logs) as opened:

@@ -131,8 +131,8 @@ class Preflight:
                 problems = [*_broken_rules(benchmark)]
             except DataError as error:
                 problems = [str(error)]
-            except Exception as error:  # a user's own class may raise anything
-                problems = [f"{spec.kind!r} cannot be opened: {summed_up(error)}"]
+            except Exception as error:  # `_broken_rules` asks a user's own class
+                problems = [f"{spec.kind!r} cannot be asked: {summed_up(error)}"]
             if problems:
                 self.errors += [f"benchmarks.{name}: {problem}" for problem in problems]
                 continue
@@ -284,6 +284,10 @@ def _broken_rules(benchmark: Benchmark) -> Iterator[str]:
         # The store writes an int as JSON, and no other integer.
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             yield f"size({split!r}): found {shown(size)}, allowed: an integer of 1 or more"
+            return
+        if not isinstance(found := benchmark.fingerprint(split), str):
+            yield f"fingerprint({split!r}): found {shown(found)}, allowed: text"
+            return
 
 
 def workbench(config: CampaignConfig, facts: Facts | None = None) -> Workbench:

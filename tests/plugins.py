@@ -51,6 +51,7 @@ class Rules(First):
     class Options(BaseModel):
         goal: Any = "maximize"
         sizes: dict[Split, Any] = {}
+        fingerprint: Any = "items"
         summary: Any = (0.5, 0.1)
         error: str | None = None
 
@@ -63,6 +64,12 @@ class Rules(First):
     def size(self, split: Split) -> int:
         size: int = self.told.sizes.get(split, SIZE)
         return size
+
+    def fingerprint(self, split: Split) -> str:
+        if self.told.fingerprint is None:
+            raise LookupError("no items")
+        fingerprint: str = self.told.fingerprint
+        return fingerprint
 
     def outcomes(self, model: LiveModel, split: Split, items: Positions) -> Outcomes:
         return np.zeros(SIZE, dtype=np.float32)[items]

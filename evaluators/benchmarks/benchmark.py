@@ -70,7 +70,7 @@ class Benchmark(Protocol):
         ...
 
     def size(self, split: Split) -> int:
-        """How many items the split holds (after `limit`)."""
+        """How many items the split holds (after `limit`), at least 1."""
         ...
 
     def fingerprint(self, split: Split) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from evaluators.benchmarks.benchmark import Benchmark
+from evaluators.benchmarks.rows import DataError
 from evaluators.kinds import ModelKind, kind_of
 
 BENCHMARKS: dict[str, str] = {
@@ -63,10 +64,15 @@ def open_benchmark(kind: str, options: Mapping[str, Any]) -> Benchmark:
     Raises:
         LookupError: there is no such kind.
         pydantic.ValidationError: an option is unknown or out of its range.
-        DataError: the data cannot be used. A user's own class may raise anything.
+        DataError: the data cannot be used, or a user's own class raised something.
     """
     checked = options_of(kind).model_validate(dict(options))
-    benchmark: Benchmark = _class_of(kind)(checked)
+    try:
+        benchmark: Benchmark = _class_of(kind)(checked)
+    except Exception as error:
+        if kind in BENCHMARKS or isinstance(error, DataError):
+            raise
+        raise DataError(f"{kind!r} cannot be opened: {summed_up(error)}") from error
     return benchmark
 
 

@@ -518,6 +518,8 @@ def test_an_own_module_that_holds_no_benchmark(
         ("sizes: {search: true}", "size('search'): found True, allowed: an integer of 1 or more"),
         ("sizes: {held_out: 0}", "size('held_out'): found 0, allowed: an integer of 1 or more"),
         ("sizes: {held_out: -3}", "size('held_out'): found -3, allowed: an integer of 1 or more"),
+        ("fingerprint: 7", "fingerprint('search'): found 7, allowed: text"),
+        ("fingerprint: null", "'plugins:Rules' cannot be asked: LookupError: no items"),
         (r'error: "no\nluck"', "'plugins:Rules' cannot be opened: RuntimeError: no"),
         ("error: ''", "'plugins:Rules' cannot be opened: RuntimeError"),
     ],

@@ -159,7 +159,7 @@ def test_items_are_a_strict_block() -> None:
     found = config(search={"items": {"start": 0.2, "promote": "gain", "order": "own"}}).search.items
     assert (found.start, found.promote, found.order, found.confirm) == (0.2, "gain", "own", 30)
     assert problems(search={"items": {"start": 0, "confirm": -1, "promot": "gain"}}) == [
-        "search.items.start: found 0, allowed: greater than 0",
+        "search.items.start: found 0, allowed: greater than or equal to 0.001",
         "search.items.confirm: found -1, allowed: greater than or equal to 0",
         'search.items.promot: unknown key; did you mean "promote"?; '
         "allowed: start, promote, order, confirm",
