@@ -149,7 +149,7 @@ def read_tokens(folder: Path) -> dict[str, int] | None:
     `vocab.txt`, and what was added to them; not by those of SentencePiece.
 
     Raises:
-        SourceError: the file is no tokenizer.
+        SourceError: a file is no tokenizer's.
     """
     path = folder / "tokenizer.json"
     if not path.exists():
@@ -160,7 +160,7 @@ def read_tokens(folder: Path) -> dict[str, int] | None:
         if isinstance(vocabulary, list):  # Unigram: pairs of token and score
             vocabulary = {token: i for i, (token, _) in enumerate(vocabulary)}
         added = {t["content"]: t["id"] for t in content.get("added_tokens", [])}
-        return {**vocabulary, **added}
+        return {token: int(i) for token, i in {**vocabulary, **added}.items()}
     except (KeyError, TypeError, ValueError):
         raise SourceError(f"{path}: has no model.vocab that maps tokens to ids") from None
 
@@ -169,6 +169,8 @@ def _older_tokens(folder: Path) -> dict[str, int] | None:
     """Token → id of a JSON object, or of a text with a token in each line, and added ones."""
     if (folder / "vocab.json").exists():
         tokens = read_json(folder / "vocab.json")
+        if not all(isinstance(i, int) for i in tokens.values()):
+            return None  # of several vocabularies, say
     elif (folder / "vocab.txt").exists():
         try:
             text = (folder / "vocab.txt").read_text(encoding="utf-8")
@@ -177,14 +179,15 @@ def _older_tokens(folder: Path) -> dict[str, int] | None:
         tokens = {token: i for i, token in enumerate(text.removesuffix("\n").split("\n"))}
     else:
         return None
-    if (folder / "added_tokens.json").exists():
-        tokens |= read_json(folder / "added_tokens.json")
+    more, config = folder / "added_tokens.json", folder / "tokenizer_config.json"
     try:
-        config = folder / "tokenizer_config.json"
+        tokens |= {t: int(i) for t, i in (read_json(more) if more.exists() else {}).items()}
         added = read_json(config).get("added_tokens_decoder") if config.exists() else None
         return tokens | {entry["content"]: int(i) for i, entry in (added or {}).items()}
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise SourceError(f"{config}: has no added_tokens_decoder from ids to tokens") from None
+        raise SourceError(
+            f"{folder}: {more.name} or added_tokens_decoder in {config.name} maps no tokens to ids"
+        ) from None
 
 
 def open_folder(ref: ModelRef, folder: Path, preparation: Preparation | None = None) -> Checkpoint:

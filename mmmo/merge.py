@@ -66,7 +66,6 @@ def merge(
 class _Merge:
     def __init__(self, config: Path, out: Path, dtype: DType | None, seed: int) -> None:
         self._config, self._out, self._dtype, self._seed = config, out, dtype, seed
-        self._prepared: list[Checkpoint] = []
 
     def run(self, shard_size_bytes: int) -> Iterator[str]:
         try:
@@ -106,23 +105,29 @@ class _Merge:
         recipe = self._reading.recipe
         return recipe.model_copy(update={"dtype": self._dtype}) if self._dtype else recipe
 
+    @property
+    def _owners(self) -> Mapping[str, ModelRef]:
+        return {WHOLE: self._recipe.base} | self._recipe.experts
+
     @cached_property
-    def _sources(self) -> Sources:
-        """Base and experts of the recipe; stacks are made of models that were opened together."""
+    def _opened(self) -> Sources:
+        """Base and experts; where any is a stack, its donor and all that it is made of."""
         recipe, stacks = self._recipe, self._reading.stacks
         if not stacks:
             return self._open(recipe.base, recipe.experts)
-        owners = {WHOLE: recipe.base} | recipe.experts
-        models = [ref for owner, ref in owners.items() if owner not in stacks]
+        models = [ref for owner, ref in self._owners.items() if owner not in stacks]
         models += [ref for layers in stacks.values() for ref, _ in layers]
-        opened = self._open(self._reading.donor, {str(ref): ref for ref in models})
-        return stacked_sources(opened, owners, stacks)
+        return self._open(self._reading.donor, {str(ref): ref for ref in models})
+
+    @cached_property
+    def _sources(self) -> Sources:
+        """Base and experts of the recipe."""
+        stacks = self._reading.stacks
+        return stacked_sources(self._opened, self._owners, stacks) if stacks else self._opened
 
     def _open(self, base: ModelRef, experts: Mapping[str, ModelRef]) -> Sources:
         try:
-            opened = open_sources(base, experts, tokenizer=self._reading.tokenizer, say=tell)
-            self._prepared = [c for c in opened.all.values() if c.preparation is not None]
-            return opened
+            return open_sources(base, experts, tokenizer=self._reading.tokenizer, say=tell)
         except SourcesError as error:
             lines = [f"{self._config}: {line}" for line in error.problems.values()]
             raise Problems(list(dict.fromkeys(lines))) from None
@@ -148,7 +153,7 @@ class _Merge:
         found = [f for n, e in sources.experts.items() for f in compare(n, sources.base, e)]
         if errors := [f"{f.where}: {f.message}" for f in found if f.level == "error"]:
             raise Problems([f"{self._config}: {line}" for line in errors])
-        for checkpoint in self._prepared:
+        for checkpoint in self._opened.all.values():
             if (made := checkpoint.preparation) is not None:
                 yield from (f"{checkpoint.ref}: {line}" for line in made.warnings)
         yield from (f"{f.where}: {f.message}" for f in found)
@@ -162,7 +167,7 @@ class _Merge:
         if wider and len(set(stored.values())) > 1:
             yield (
                 f"{some(wider)} of {base.ref}: stored as {_word(stored[wider[0]])}, rounded to "
-                f"{self._recipe.dtype}; --dtype float32 keeps them"
+                f"{self._recipe.dtype}; see --dtype"
             )
 
     def _refuse_non_finite_sources(self) -> None:

@@ -279,12 +279,21 @@ def test_older_files_with_the_bases_tokens_change_nothing(tmp_path: Path) -> Non
     assert opened(base, e=expert).experts["e"].folder == tmp_path / "e"
 
 
+def test_several_vocabularies_in_a_file_tell_nothing(tmp_path: Path) -> None:
+    base = write_model(tmp_path / "base", ABC, 3, seed=0)
+    expert = write_model(tmp_path / "e", None, 3, seed=1)
+    (tmp_path / "e" / "vocab.json").write_text(json.dumps({"one": ABC, "other": ABC}))
+    found = opened(base, e=expert).experts["e"]
+    assert (found.tokens, found.folder) == (None, tmp_path / "e")
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
         ("vocab.txt", b"\xff"),
         ("vocab.json", b"[]"),
         ("added_tokens.json", b"{"),
+        ("added_tokens.json", b'{"c": "two"}'),
         ("tokenizer_config.json", b'{"added_tokens_decoder": {"x": {"content": "a"}}}'),
     ],
 )

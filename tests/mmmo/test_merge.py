@@ -178,7 +178,7 @@ def test_bits_of_a_base_of_several_types_that_nobody_gave_up(command_line: Comma
     mixed = {n: t if "norm" in n else t.to(torch.bfloat16) for n, t in tensors.items()}
     save_file(mixed, "mixed/model.safetensors", {"format": "pt"})
     found = notes_of(command_line, "merge_method: passthrough\nmodels: [{model: mixed}]\n")
-    expected = "of mixed: stored as float32, rounded to bfloat16; --dtype float32 keeps them"
+    expected = "of mixed: stored as float32, rounded to bfloat16; see --dtype"
     assert [line for line in found if line.endswith(expected)], found
     assert "5 tensors" in found[-1]
 
