@@ -174,7 +174,14 @@ def test_results_that_cannot_be_printed_are_one_line(
 def test_an_error_of_another_file_is_not_one_of_the_results(
     statement: str, error: str, world: Path
 ) -> None:
-    (world / "faulty.py").write_text(f"import errno\n\n{statement}\n")
+    """An error that nobody foresaw, in the middle of a verb."""
+    (world / "faulty.py").write_text(
+        "import errno\n"
+        "from evaluators.benchmarks.likelihood import NLL as Faulty\n"
+        "from mmmo.preflight import Preflight\n\n"
+        f"def look(self):\n    {statement}\n\n"
+        "Preflight._look_at_store = look\n"
+    )
     opened = campaign(
         world,
         benchmarks={"sums": {"kind": "faulty:Faulty", "data": "-"}},

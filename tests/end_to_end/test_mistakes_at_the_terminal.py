@@ -277,7 +277,9 @@ def test_in_a_process_of_its_own(arguments: tuple[str, ...], expected: str, tmp_
 @pytest.mark.parametrize("imported", ["typer", "torch"])
 def test_ctrl_c_is_one_line(imported: str, tmp_path: Path) -> None:
     """While the verbs are imported, and in one of them."""
-    pressed = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+    # What runs the tests may ignore Ctrl-C, as a shell's background does; its children do, too.
+    heeded = "signal.signal(signal.SIGINT, signal.default_int_handler)"
+    pressed = f"import os, signal\n{heeded}\nos.kill(os.getpid(), signal.SIGINT)\n"
     (tmp_path / f"{imported}.py").write_text(pressed)
     path = os.pathsep.join(map(str, (tmp_path, TESTS, TESTS.parent)))
     done = Terminal(tmp_path, {"PYTHONPATH": path}).run("merge", "config.yml", "out", code=130)
