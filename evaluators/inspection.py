@@ -99,10 +99,7 @@ def compare(where: str, base: Checkpoint, expert: Checkpoint) -> Iterator[Findin
     def error(message: str) -> Finding:
         return Finding("error", where, message)
 
-    for key in ("model_type", "architectures", "tie_word_embeddings"):
-        found, expected = expert.config.get(key), base.config.get(key)
-        if found != expected:
-            yield error(f"config {key}: found {found}, the base has {expected}")
+    yield from compare_kinds(where, base, expert)
     ours, theirs = set(base.names), set(expert.names)
     if missing := sorted(ours - theirs):
         yield error(f"lacks {some(missing)} of the base")
@@ -131,6 +128,21 @@ def compare(where: str, base: Checkpoint, expert: Checkpoint) -> Iterator[Findin
     if (expert.tokens is None or base.tokens is None) and (file := _other_pieces(base, expert)):
         message = f"{file} differs from the base's: tokens are taken for the same, id by id"
         yield Finding("warning", where, f"{message}; save both models with tokenizer.json")
+
+
+def compare_kinds(where: str, base: Checkpoint, other: Checkpoint) -> Iterator[Finding]:
+    """Compare what two configurations say of the kind of the model, whatever its tensors are.
+
+    Args:
+        where: the other's name.
+        base: that it is merged with, or whose configuration a stack of its layers has.
+        other: to compare.
+    """
+    for key in ("model_type", "architectures", "tie_word_embeddings"):
+        found, expected = other.config.get(key), base.config.get(key)
+        if found != expected:
+            message = f"config {key}: found {found}, the base has {expected}"
+            yield Finding("error", where, message)
 
 
 def _other_pieces(base: Checkpoint, expert: Checkpoint) -> str:

@@ -14,7 +14,7 @@ import torch
 
 from evaluators.durable import remove_leftovers, whole_folder
 from evaluators.folders import locate, open_folder, some
-from evaluators.inspection import compare
+from evaluators.inspection import compare, compare_kinds
 from evaluators.merging.engine import MergeReport, RecipeError
 from evaluators.merging.mergekit import (
     MergekitError,
@@ -149,11 +149,13 @@ class _Merge:
         Raises:
             Problems: sources that do not fit together, one line each.
         """
-        sources = self._sources
-        found = [f for n, e in sources.experts.items() for f in compare(n, sources.base, e)]
+        opened, sources = self._opened, self._sources
+        parts = opened.experts if self._reading.stacks else {}
+        found = [f for n, part in parts.items() for f in compare_kinds(n, opened.base, part)]
+        found += [f for n, e in sources.experts.items() for f in compare(n, sources.base, e)]
         if errors := [f"{f.where}: {f.message}" for f in found if f.level == "error"]:
             raise Problems([f"{self._config}: {line}" for line in errors])
-        for checkpoint in self._opened.all.values():
+        for checkpoint in opened.all.values():
             if (made := checkpoint.preparation) is not None:
                 yield from (f"{checkpoint.ref}: {line}" for line in made.warnings)
         yield from (f"{f.where}: {f.message}" for f in found)

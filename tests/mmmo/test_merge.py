@@ -287,6 +287,9 @@ def test_another_architecture(zoo: Path, command_line: CommandLine) -> None:
     Path("bad.yml").write_text(TIES.replace("model: b,", "model: other,"))
     line = command_line.complaint("merge", "bad.yml", "out")
     assert line == "bad.yml: other: config model_type: found mistral, the base has llama"
+    slices = "".join(f"- sources: [{{model: {m}, layer_range: [0, 2]}}]\n" for m in ("a", "other"))
+    Path("bad.yml").write_text(f"merge_method: passthrough\nslices:\n{slices}")
+    assert command_line.complaint("merge", "bad.yml", "out") == line
 
 
 def test_tensors_that_the_base_lacks_are_not_dropped(zoo: Path, command_line: CommandLine) -> None:
