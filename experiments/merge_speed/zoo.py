@@ -107,11 +107,11 @@ def write_model(size: Size, base: Path | None, folder: Path, advance: Advance) -
     start: Mapping[str, Tensor] = {} if base is None else open_tensors(base)
     specs = {name: (DTYPE, shape) for name, shape in size.shapes.items()}
     model = folder.name.strip(".").removesuffix(".partial")
-    with ShardWriter(folder, specs, _ONE_SHARD) as writer:
-        for name, shape in size.shapes.items():
-            generator = torch.Generator().manual_seed(_seed(model, name))
-            writer.write(name, draw(shape, start.get(name), generator))
-            advance()
+    writer = ShardWriter(folder, specs, _ONE_SHARD)
+    for name, shape in size.shapes.items():
+        generator = torch.Generator().manual_seed(_seed(model, name))
+        writer.write(name, draw(shape, start.get(name), generator))
+        advance()
     (folder / "config.json").write_text(json.dumps(_config(size), indent=2) + "\n")
     _tokenizer().save_pretrained(folder)
 
