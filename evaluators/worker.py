@@ -24,6 +24,7 @@ from evaluators.benchmarks.benchmark import (
     order_of,
     score,
 )
+from evaluators.benchmarks.table import open_benchmark, summed_up
 from evaluators.recipe import DType, MergeRecipe, ModelRef, TokenizerSource
 
 if TYPE_CHECKING:
@@ -242,8 +243,6 @@ class Worker:
         return self._engine
 
     def _open_benchmarks(self) -> None:
-        from evaluators.benchmarks.table import open_benchmark
-
         for name, spec in self._workbench.benchmarks.items():
             if name in self._benchmarks:
                 continue
@@ -288,8 +287,7 @@ def _failure(error: Exception, otherwise: FailureKind) -> Failure:
     from evaluators.merging.settings import RecipeError
 
     kind = otherwise
-    lines = str(error).strip().splitlines()
-    message = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    message = summed_up(error)
     if _is_out_of_memory(error):
         kind = "out_of_memory"
     elif (full := _full_disk(error)) is not None:

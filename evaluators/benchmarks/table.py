@@ -77,7 +77,7 @@ def open_benchmark(kind: str, options: Mapping[str, Any]) -> Benchmark:
 
 
 def summed_up(error: Exception) -> str:
-    """What a user's own code raised, in one line: its type, and the first line of what it says."""
+    """What was raised, in one line: its type, and the first line of what it says."""
     said = str(error).strip().splitlines()
     return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
 

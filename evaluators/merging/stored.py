@@ -102,7 +102,7 @@ def open_tensors(folder: Path) -> dict[str, Tensor]:
             with safe_open(path, "pt") as file:
                 for name in file.keys():  # noqa: SIM118
                     # A shard may hold what the index places elsewhere, or does not know.
-                    if index is None or index.get(name) == path.name:
+                    if index is None or (name in index and folder / index[name] == path):
                         tensors[name] = file.get_tensor(name)
         except (FileNotFoundError, PermissionError):  # the former of a file that is there, too
             raise SourceError(f"{path}: cannot be read; see who may") from None

@@ -197,6 +197,18 @@ def test_the_index_decides_whose_tensor_it_is(tmp_path: Path) -> None:
     assert torch.equal(opened.tensor(name), BASE[name])
 
 
+def test_shards_in_a_folder_of_their_own(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, BASE, shard_size_bytes=300)
+    index = tmp_path / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    (tmp_path / "parts").mkdir()
+    for shard in tmp_path.glob("*.safetensors"):
+        shard.rename(tmp_path / "parts" / shard.name)
+    content["weight_map"] = {n: f"./parts/{file}" for n, file in content["weight_map"].items()}
+    index.write_text(json.dumps(content))
+    assert open_checkpoint(ModelRef(path=str(tmp_path))).names == tuple(sorted(BASE))
+
+
 def test_no_shard_stays_open(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     specs = {str(i): (torch.float32, torch.Size([8])) for i in range(9)}
